@@ -1,0 +1,5 @@
+//! Accounts.
+
+pub mod options;
+
+pub use options::Options;

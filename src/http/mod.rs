@@ -1,0 +1,5 @@
+//! The HTTP side.
+
+pub mod options;
+
+pub use options::Options;

@@ -1,0 +1,168 @@
+//! A block: bytes that are proven to match their CID.
+//!
+//! The only ways to make a [`Block`] are to hash its bytes or to decode an identity CID, so whoever holds one
+//! never needs to verify it again. The store accepts nothing else.
+
+use bytes::Bytes;
+use cid::Cid;
+use multihash_codetable::{Code, MultihashDigest};
+
+use super::limits::BLOCK_BYTES_MAX;
+
+/// The multihash code of the identity "hash", whose digest is the data itself.
+pub const IDENTITY_HASH: u64 = 0x00;
+
+/// The shortest digest that is trusted, in bytes: boxo's `verifcid` has the same floor.
+pub const DIGEST_BYTES_MIN: usize = 20;
+
+/// Why bytes can't be a block.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// The bytes hash to something else than the CID says.
+    #[error("the data does not match {cid}")]
+    Mismatch {
+        /// The CID that was claimed.
+        cid: Cid,
+    },
+    /// The hash function of the CID can't be computed here.
+    #[error("hash function 0x{code:x} is not supported")]
+    UnsupportedHash {
+        /// The multihash code.
+        code: u64,
+    },
+    /// The digest is shorter than [`DIGEST_BYTES_MIN`], so anyone could forge a block for it.
+    #[error("a digest of {bytes} bytes is too short to be trusted (at least {DIGEST_BYTES_MIN})")]
+    ShortDigest {
+        /// The digest's length in bytes.
+        bytes: usize,
+    },
+    /// The block is larger than [`BLOCK_BYTES_MAX`].
+    #[error("a block of {bytes} bytes is larger than {BLOCK_BYTES_MAX}")]
+    TooLarge {
+        /// The block's length in bytes.
+        bytes: usize,
+    },
+}
+
+/// Bytes that match their CID. Cloning is cheap: the bytes are shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    cid: Cid,
+    data: Bytes,
+}
+
+impl Block {
+    /// Hashes `data` and compares with `cid`. A digest may be truncated, as multihash allows.
+    pub fn verify(cid: Cid, data: Bytes) -> Result<Self, BlockError> {
+        if data.len() > BLOCK_BYTES_MAX {
+            return Err(BlockError::TooLarge { bytes: data.len() });
+        }
+        let hash = cid.hash();
+        if hash.code() == IDENTITY_HASH {
+            return if hash.digest() == data.as_ref() { Ok(Self { cid, data }) } else { Err(BlockError::Mismatch { cid }) };
+        }
+        let code = check_hash(&cid)?;
+        let computed = code.digest(&data);
+        if computed.digest().get(..hash.digest().len()) == Some(hash.digest()) {
+            Ok(Self { cid, data })
+        } else {
+            Err(BlockError::Mismatch { cid })
+        }
+    }
+
+    /// The block that an identity CID carries within itself; `None` for every other CID.
+    pub fn from_identity(cid: Cid) -> Option<Self> {
+        let hash = cid.hash();
+        (hash.code() == IDENTITY_HASH).then(|| Self { cid, data: Bytes::copy_from_slice(hash.digest()) })
+    }
+
+    /// Makes a CIDv1 with SHA2-256 for `data`.
+    pub fn new_sha256(codec: u64, data: Bytes) -> Result<Self, BlockError> {
+        if data.len() > BLOCK_BYTES_MAX {
+            return Err(BlockError::TooLarge { bytes: data.len() });
+        }
+        let cid = Cid::new_v1(codec, Code::Sha2_256.digest(&data));
+        Ok(Self { cid, data })
+    }
+
+    /// The block's CID.
+    pub fn cid(&self) -> &Cid {
+        &self.cid
+    }
+
+    /// The block's bytes.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// The block under its parts.
+    pub fn into_parts(self) -> (Cid, Bytes) {
+        (self.cid, self.data)
+    }
+}
+
+/// Whether blocks of this CID can be verified here, without having one.
+pub fn check_hash(cid: &Cid) -> Result<Code, BlockError> {
+    let hash = cid.hash();
+    let code = Code::try_from(hash.code()).map_err(|_| BlockError::UnsupportedHash { code: hash.code() })?;
+    if hash.digest().len() < DIGEST_BYTES_MIN {
+        return Err(BlockError::ShortDigest { bytes: hash.digest().len() });
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use multihash_codetable::Multihash;
+
+    const RAW: u64 = 0x55;
+
+    #[test]
+    fn accepts_matching_bytes_for_every_hash_function() {
+        let data = Bytes::from_static(b"hello");
+        for code in [
+            0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1053, 0x1054, 0x1055, 0xb220, 0xb240,
+            0xb250, 0xb260,
+        ] {
+            let code = Code::try_from(code).unwrap();
+            let cid = Cid::new_v1(RAW, code.digest(&data));
+            Block::verify(cid, data.clone()).unwrap();
+            assert_eq!(Block::verify(cid, Bytes::from_static(b"hellO")), Err(BlockError::Mismatch { cid }));
+        }
+    }
+
+    #[test]
+    fn accepts_a_truncated_digest_but_not_a_short_one() {
+        let data = Bytes::from_static(b"hello");
+        let full = Code::Sha2_256.digest(&data);
+        let truncated = Cid::new_v1(RAW, Multihash::wrap(0x12, &full.digest()[..20]).unwrap());
+        Block::verify(truncated, data.clone()).unwrap();
+        let short = Cid::new_v1(RAW, Multihash::wrap(0x12, &full.digest()[..19]).unwrap());
+        assert_eq!(Block::verify(short, data), Err(BlockError::ShortDigest { bytes: 19 }));
+    }
+
+    #[test]
+    fn refuses_a_digest_longer_than_the_hash() {
+        let data = Bytes::from_static(b"hello");
+        let mut digest = Code::Sha2_256.digest(&data).digest().to_vec();
+        digest.push(0);
+        let cid = Cid::new_v1(RAW, Multihash::wrap(0x12, &digest).unwrap());
+        assert_eq!(Block::verify(cid, data), Err(BlockError::Mismatch { cid }));
+    }
+
+    #[test]
+    fn decodes_identity() {
+        let cid: Cid = "bafkqaaa".parse().unwrap();
+        assert_eq!(Block::from_identity(cid).unwrap().data().len(), 0);
+    }
+
+    #[test]
+    fn refuses_an_unknown_hash_and_an_oversized_block() {
+        let cid = Cid::new_v1(RAW, Multihash::wrap(0x22, &[0; 32]).unwrap());
+        assert_eq!(Block::verify(cid, Bytes::new()), Err(BlockError::UnsupportedHash { code: 0x22 }));
+        let data = Bytes::from(vec![0; BLOCK_BYTES_MAX + 1]);
+        let cid = Cid::new_v1(RAW, Code::Sha2_256.digest(&data));
+        assert_eq!(Block::verify(cid, data), Err(BlockError::TooLarge { bytes: BLOCK_BYTES_MAX + 1 }));
+    }
+}

@@ -1,0 +1,117 @@
+//! CIDs as pinnace accepts them: which codecs can be walked, which hashes verified, and when two are the same content.
+
+use cid::{Cid, Version};
+
+use super::block::{self, BlockError, IDENTITY_HASH};
+
+/// Multicodec codes, from the multiformats table.
+pub mod codec {
+    /// Bytes without structure.
+    pub const RAW: u64 = 0x55;
+    /// Plain CBOR; has no links.
+    pub const CBOR: u64 = 0x51;
+    /// Protobuf nodes, as `UnixFS` uses them.
+    pub const DAG_PB: u64 = 0x70;
+    /// CBOR with links in tag 42.
+    pub const DAG_CBOR: u64 = 0x71;
+    /// JSON with links as `{"/": "…"}`.
+    pub const DAG_JSON: u64 = 0x0129;
+    /// Plain JSON; has no links.
+    pub const JSON: u64 = 0x0200;
+
+    /// Every codec whose blocks can be walked.
+    pub const SUPPORTED: [u64; 6] = [RAW, CBOR, DAG_PB, DAG_CBOR, DAG_JSON, JSON];
+}
+
+/// Why a CID can't be pinned.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CidError {
+    /// The text is no CID.
+    #[error("\"{text}\" is not a CID: {reason}")]
+    Malformed {
+        /// What was given, cut to a bounded length.
+        text: String,
+        /// What the parser says.
+        reason: String,
+    },
+    /// Its blocks can't be decoded, so its DAG can't be walked.
+    #[error("codec 0x{codec:x} is not supported; supported are raw, dag-pb, dag-cbor, dag-json, cbor and json")]
+    UnsupportedCodec {
+        /// The multicodec code.
+        codec: u64,
+    },
+    /// Its blocks can't be verified.
+    #[error("{0}")]
+    UnsupportedHash(#[from] BlockError),
+}
+
+/// The longest CID text that is looked at, in bytes: an identity CID of 64 bytes in base2 is shorter.
+const CID_TEXT_BYTES_MAX: usize = 1024;
+
+/// Parses a CID and makes sure that its DAG can be walked and its blocks verified.
+pub fn parse(text: &str) -> Result<Cid, CidError> {
+    let malformed = |reason: String| CidError::Malformed { text: text.chars().take(80).collect(), reason };
+    if text.len() > CID_TEXT_BYTES_MAX {
+        return Err(malformed(format!("longer than {CID_TEXT_BYTES_MAX} bytes")));
+    }
+    let cid: Cid = text.parse().map_err(|error: cid::Error| malformed(error.to_string()))?;
+    check(&cid)?;
+    Ok(cid)
+}
+
+/// Whether the CID's codec can be walked and its hash computed.
+pub fn check(cid: &Cid) -> Result<(), CidError> {
+    if !codec::SUPPORTED.contains(&cid.codec()) {
+        return Err(CidError::UnsupportedCodec { codec: cid.codec() });
+    }
+    if cid.hash().code() != IDENTITY_HASH {
+        block::check_hash(cid)?;
+    }
+    Ok(())
+}
+
+/// What makes two CIDs the same content for a pin: multihash and codec; version and multibase don't matter.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ContentKey(Box<[u8]>);
+
+impl ContentKey {
+    /// The key of a CID.
+    pub fn of(cid: &Cid) -> Self {
+        Self(normalize(cid).to_bytes().into())
+    }
+}
+
+/// The same content as a CIDv1.
+pub fn normalize(cid: &Cid) -> Cid {
+    match cid.version() {
+        Version::V1 => *cid,
+        Version::V0 => Cid::new_v1(cid.codec(), *cid.hash()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_content_under_version_and_base_is_one_key() {
+        let v0 = parse("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG").unwrap();
+        let v1 = normalize(&v0);
+        let base58 = v1.to_string_of_base(cid::multibase::Base::Base58Btc).unwrap();
+        assert_eq!(ContentKey::of(&v0), ContentKey::of(&v1));
+        assert_eq!(ContentKey::of(&v0), ContentKey::of(&parse(&base58).unwrap()));
+        let raw = Cid::new_v1(codec::RAW, *v0.hash());
+        assert_ne!(ContentKey::of(&v0), ContentKey::of(&raw));
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_walked_or_verified() {
+        assert!(matches!(parse("hello"), Err(CidError::Malformed { .. })));
+        assert!(matches!(parse(&"b".repeat(5000)), Err(CidError::Malformed { .. })));
+        let git = Cid::new_v1(0x78, *parse("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG").unwrap().hash());
+        assert_eq!(parse(&git.to_string()), Err(CidError::UnsupportedCodec { codec: 0x78 }));
+        let murmur = Cid::new_v1(codec::RAW, cid::multihash::Multihash::wrap(0x22, &[0; 32]).unwrap());
+        assert!(matches!(parse(&murmur.to_string()), Err(CidError::UnsupportedHash(_))));
+        parse("bafkqaaa").unwrap();
+    }
+}

@@ -1,0 +1,97 @@
+//! Every bound in one place, with its unit in its name and its reason beside it.
+//!
+//! Bounds that an operator may want to change are options in `config/default.toml`; these are the ones that the
+//! protocols or the design fix.
+
+use std::time::Duration;
+
+/// The largest block, in bytes: the limit of boxo's Bitswap (`bitswap/internal/defaults`).
+pub const BLOCK_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// The largest Bitswap message that is read or written, in bytes: libp2p's `MessageSizeMax` as boxo uses it.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Entries of one wantlist that are looked at; the rest are ignored, as boxo ignores wants over its queue limit.
+pub const WANTLIST_ENTRIES_MAX: usize = 8 * 1024;
+
+/// Wants that are remembered for one peer, as in boxo (`MaxQueuedWantlistEntriesPerPeer`).
+pub const WANTS_PER_PEER_MAX: usize = 1024;
+
+/// The longest CID on the wire, in bytes: boxo refuses longer ones with `maxCidSize`.
+pub const CID_BYTES_MAX: usize = 168;
+
+/// Inbound Bitswap streams that are open at once on one connection. boxo opens one for every message and
+/// has 8 workers, so a crowd of them is a peer that never closes any.
+pub const INBOUND_STREAMS_PER_CONNECTION_MAX: usize = 64;
+
+/// Bytes of unfinished messages that one connection may make us hold.
+pub const INBOUND_BYTES_PER_CONNECTION_MAX: usize = 24 * 1024 * 1024;
+
+/// Bytes of unfinished messages that all connections together may make us hold.
+pub const INBOUND_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// How long an inbound stream may stand still in the middle of a message before it is reset.
+pub const INBOUND_STALL_MAX: Duration = Duration::from_secs(60);
+
+/// How long writing one message may take before the stream is given up: 4 MiB at about 35 kB/s.
+pub const OUTBOUND_WRITE_MAX: Duration = Duration::from_secs(120);
+
+/// Bytes of blocks that are packed in one answer; one block more than this still goes alone.
+pub const ANSWER_BYTES_TARGET: usize = 512 * 1024;
+
+/// Answers that are read ahead of the wire for one peer.
+pub const ANSWERS_AHEAD_PER_PEER_MAX: usize = 2;
+
+/// Depth of nesting inside one block (dag-cbor, dag-json).
+pub const NODE_DEPTH_MAX: usize = 1024;
+
+/// Links of one block: a block of 2 MiB that is nothing but the shortest links has fewer.
+pub const LINKS_PER_BLOCK_MAX: usize = 128 * 1024;
+
+/// Origins of one pin that are used; the specification's limit, further ones are cut.
+pub const ORIGINS_MAX: usize = 20;
+
+/// Delegates in one answer, from the specification.
+pub const DELEGATES_MAX: usize = 20;
+
+/// Characters in the name of a pin, from the specification.
+pub const NAME_CHARS_MAX: usize = 255;
+
+/// Key-value pairs in the `meta` of a pin, from the specification.
+pub const META_PAIRS_MAX: usize = 1000;
+
+/// Bytes of all keys and values in the `meta` of a pin.
+pub const META_BYTES_MAX: usize = 64 * 1024;
+
+/// CIDs in one `cid` filter, from the specification.
+pub const FILTER_CIDS_MAX: usize = 10;
+
+/// Pins in one page, from the specification.
+pub const PAGE_PINS_MAX: usize = 1000;
+
+/// Pins in one page when the client doesn't say, from the specification.
+pub const PAGE_PINS_DEFAULT: usize = 10;
+
+/// The largest HTTP request body, in bytes: the largest `meta`, name and origins fit twice.
+pub const HTTP_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Replaced DAGs that a chain of unfinished replaces keeps.
+pub const RETAINED_ROOTS_MAX: usize = 64;
+
+/// How far an account's newest `created` may run ahead of the clock before it has to wait.
+pub const CREATED_AHEAD_MAX: Duration = Duration::from_secs(1);
+
+/// Transactions that wait for the records' writer.
+pub const RECORD_WRITES_QUEUED_MAX: usize = 1024;
+
+/// Commands that wait for the node's event loop.
+pub const NODE_COMMANDS_QUEUED_MAX: usize = 1024;
+
+/// Roots without a provider that each newly connected peer is asked for.
+pub const WATCHED_ROOTS_MAX: usize = 1024;
+
+/// Established connections of one peer.
+pub const CONNECTIONS_PER_PEER_MAX: u32 = 8;
+
+/// How long an orderly stop may take before the process ends anyway.
+pub const SHUTDOWN_MAX: Duration = Duration::from_secs(5);

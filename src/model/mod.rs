@@ -1,0 +1,12 @@
+//! Shared values without I/O: what a block, a pin and a CID are, and the bounds that everything keeps.
+//!
+//! Every other module may use this one; it uses none of them.
+
+pub mod block;
+pub mod cids;
+pub mod limits;
+pub mod pin;
+
+pub use block::{Block, BlockError};
+pub use cids::{CidError, ContentKey};
+pub use pin::{Failure, FailureCode, PinId, PinRecord, PinState, UserId};

@@ -1,0 +1,5 @@
+//! The libp2p side.
+
+pub mod options;
+
+pub use options::Options;

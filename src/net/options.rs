@@ -1,0 +1,40 @@
+//! What an operator can set about the node: section `[network]` of the configuration.
+
+use libp2p::Multiaddr;
+use serde::{Deserialize, Deserializer, de::Error};
+
+/// Which addresses the node may dial and announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileChoice {
+    /// Public when an interface or `external` has a globally routable address, else lan.
+    Auto,
+    /// Private addresses are neither dialled nor announced.
+    Public,
+    /// Private addresses are dialled inside the subnets of the own interfaces.
+    Lan,
+}
+
+/// Section `[network]`; every key is explained in `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Where the node listens for peers.
+    #[serde(deserialize_with = "multiaddrs")]
+    pub listen: Vec<Multiaddr>,
+    /// Addresses under which others reach the node, as the operator knows.
+    #[serde(deserialize_with = "multiaddrs")]
+    pub external: Vec<Multiaddr>,
+    /// Which addresses may be dialled and announced.
+    pub profile: ProfileChoice,
+    /// Established connections, all peers together.
+    pub connections_max: u32,
+}
+
+/// Reads a list of multiaddrs and names the one that is none.
+fn multiaddrs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Multiaddr>, D::Error> {
+    Vec::<String>::deserialize(deserializer)?
+        .into_iter()
+        .map(|text| text.parse().map_err(|error| D::Error::custom(format!("\"{text}\" is not a multiaddr: {error}"))))
+        .collect()
+}

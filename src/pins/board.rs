@@ -1,0 +1,162 @@
+//! The live side of the pins: what each unfinished pin is doing right now, for whoever asks.
+//!
+//! The runner writes here, the service reads; nothing here is stored. The service tells the runner through here
+//! what changed, always after the commit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::model::{PinId, PinRecord};
+
+/// Changes that wait for the runner.
+const CHANGES_QUEUED_MAX: usize = 1024;
+
+/// A committed change that the runner has to follow.
+#[derive(Debug, Clone)]
+pub enum PinChange {
+    /// A new pin is queued.
+    Added(Arc<PinRecord>),
+    /// A pin is gone.
+    Removed(PinId),
+}
+
+/// How far a running fetch has come.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// Distinct blocks of the DAG that are durable.
+    pub blocks_fetched: u64,
+    /// Distinct blocks of the DAG that are known to exist.
+    pub blocks_known: u64,
+    /// Bytes of the durable blocks.
+    pub bytes_fetched: u64,
+    /// Bytes per second, over the last seconds.
+    pub bytes_per_second: u64,
+    /// Peers that are asked for blocks.
+    pub peers: usize,
+    /// When the last block came, or the fetch began.
+    pub last_block_at: Instant,
+}
+
+/// What an unfinished pin is doing.
+#[derive(Debug, Clone)]
+pub enum Live {
+    /// Holds no slot.
+    Queued {
+        /// Pins that start before it; `None` when it waits for its next try.
+        ahead: Option<usize>,
+        /// When it is tried next, if it was tried before.
+        next_try_at: Option<Instant>,
+        /// What the last try ended with.
+        last_try: Option<String>,
+        /// What the last try had reached.
+        progress: Option<Progress>,
+    },
+    /// Is being fetched.
+    Fetching(Progress),
+}
+
+impl Live {
+    /// Whether the pin holds a slot, which clients see as `pinning`.
+    pub fn is_fetching(&self) -> bool {
+        matches!(self, Self::Fetching(_))
+    }
+
+    /// The `info` of a PSA answer: strings only, `status_details` a sentence.
+    pub fn info(&self, now: Instant) -> BTreeMap<String, String> {
+        let mut info = BTreeMap::new();
+        let sentence = match self {
+            Self::Queued { ahead, next_try_at, last_try, .. } => queued_sentence(*ahead, *next_try_at, last_try.as_deref(), now),
+            Self::Fetching(progress) => fetching_sentence(progress, now),
+        };
+        info.insert("status_details".into(), sentence);
+        if let Self::Fetching(progress) | Self::Queued { progress: Some(progress), .. } = self {
+            info.insert("blocks_fetched".into(), progress.blocks_fetched.to_string());
+            info.insert("blocks_known".into(), progress.blocks_known.to_string());
+            info.insert("raw_size".into(), progress.bytes_fetched.to_string());
+        }
+        info
+    }
+}
+
+fn queued_sentence(ahead: Option<usize>, next_try_at: Option<Instant>, last_try: Option<&str>, now: Instant) -> String {
+    let mut sentence = match (next_try_at, ahead) {
+        (Some(at), _) => {
+            let seconds = at.saturating_duration_since(now).as_secs().max(1);
+            format!("waiting; next try in {seconds} s, or at once when a peer that has the content connects")
+        }
+        (None, Some(0)) => "next in the queue".to_owned(),
+        (None, Some(ahead)) => format!("waiting for its turn; {ahead} ahead"),
+        (None, None) => "waiting for its turn".to_owned(),
+    };
+    if let Some(last_try) = last_try {
+        sentence.push_str("; last try: ");
+        sentence.push_str(last_try);
+    }
+    sentence
+}
+
+fn fetching_sentence(progress: &Progress, now: Instant) -> String {
+    let silent = now.saturating_duration_since(progress.last_block_at).as_secs();
+    let peers = match progress.peers {
+        0 => "no peer that has the content is connected yet".to_owned(),
+        1 => "1 peer".to_owned(),
+        peers => format!("{peers} peers"),
+    };
+    format!(
+        "fetched {} of {} known blocks, {}; {}/s; {peers}; last block {silent} s ago",
+        progress.blocks_fetched,
+        progress.blocks_known,
+        bytesize::ByteSize(progress.bytes_fetched),
+        bytesize::ByteSize(progress.bytes_per_second),
+    )
+}
+
+/// The shared board.
+#[derive(Debug)]
+pub struct Board {
+    live: Mutex<HashMap<PinId, Live>>,
+    changes: mpsc::Sender<PinChange>,
+}
+
+impl Board {
+    /// A board and the changes that the runner reads.
+    pub fn new() -> (Arc<Self>, mpsc::Receiver<PinChange>) {
+        let (changes, receiver) = mpsc::channel(CHANGES_QUEUED_MAX);
+        (Arc::new(Self { live: Mutex::default(), changes }), receiver)
+    }
+
+    /// Tells the runner of a committed change; waits while its queue is full. A runner that has stopped is ignored:
+    /// it reads the records again at the next start.
+    pub async fn announce(&self, change: PinChange) {
+        let _ = self.changes.send(change).await;
+    }
+
+    /// What an unfinished pin is doing; `None` when the runner doesn't know it (finished, or not seen yet).
+    pub fn live(&self, id: &PinId) -> Option<Live> {
+        self.lock().get(id).cloned()
+    }
+
+    /// Says what a pin is doing.
+    pub fn set(&self, id: PinId, live: Live) {
+        self.lock().insert(id, live);
+    }
+
+    /// Forgets a pin that is finished or gone.
+    pub fn clear(&self, id: &PinId) {
+        self.lock().remove(id);
+    }
+
+    /// A poisoned lock is harmless: every entry is written whole.
+    fn lock(&self) -> MutexGuard<'_, HashMap<PinId, Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rate over a window, for [`Progress::bytes_per_second`].
+pub fn rate(bytes: u64, over: Duration) -> u64 {
+    let milliseconds = u64::try_from(over.as_millis()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1000) / milliseconds
+}

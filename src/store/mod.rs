@@ -1,0 +1,5 @@
+//! Everything that is on disk.
+
+pub mod options;
+
+pub use options::Options;

@@ -1,0 +1,16 @@
+//! What an operator can set about the stores: section `[store]` of the configuration.
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+
+/// Section `[store]`; every key is explained in `config/default.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
+    /// Memory for cached pages of `blocks.redb`.
+    pub blocks_cache: ByteSize,
+    /// Memory for cached pages of `records.redb`.
+    pub records_cache: ByteSize,
+    /// Bytes of blocks that may wait for their commit.
+    pub write_buffer: ByteSize,
+}
