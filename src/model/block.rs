@@ -4,8 +4,8 @@
 //! never needs to verify it again. The store accepts nothing else.
 
 use bytes::Bytes;
-use cid::Cid;
-use multihash_codetable::{Code, MultihashDigest};
+use cid::{Cid, Version};
+use multihash_codetable::{Code, Multihash, MultihashDigest};
 
 use super::limits::BLOCK_BYTES_MAX;
 
@@ -42,6 +42,19 @@ pub enum BlockError {
         /// The block's length in bytes.
         bytes: usize,
     },
+}
+
+/// What Bitswap sends of a block's CID: everything but the digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CidPrefix {
+    /// The CID's version.
+    pub version: Version,
+    /// The multicodec code of the content.
+    pub codec: u64,
+    /// The multihash code.
+    pub hash: u64,
+    /// The digest's length in bytes.
+    pub digest_bytes: usize,
 }
 
 /// Bytes that match their CID. Cloning is cheap: the bytes are shared.
@@ -85,6 +98,32 @@ impl Block {
         Ok(Self { cid, data })
     }
 
+    /// Makes the block that `data` is under a CID prefix (version, codec, hash function, digest length), as Bitswap
+    /// sends blocks: whatever the sender claims, the CID is computed here.
+    pub fn from_prefix(prefix: CidPrefix, data: Bytes) -> Result<Self, BlockError> {
+        if data.len() > BLOCK_BYTES_MAX {
+            return Err(BlockError::TooLarge { bytes: data.len() });
+        }
+        if prefix.digest_bytes < DIGEST_BYTES_MIN {
+            return Err(BlockError::ShortDigest { bytes: prefix.digest_bytes });
+        }
+        let unsupported = BlockError::UnsupportedHash { code: prefix.hash };
+        let code = Code::try_from(prefix.hash).map_err(|_| unsupported.clone())?;
+        let computed = code.digest(&data);
+        let digest = computed.digest().get(..prefix.digest_bytes).ok_or_else(|| unsupported.clone())?;
+        let hash = Multihash::wrap(prefix.hash, digest).map_err(|_| unsupported.clone())?;
+        let cid = match prefix.version {
+            Version::V0 => Cid::new_v0(hash).map_err(|_| unsupported)?,
+            Version::V1 => Cid::new_v1(prefix.codec, hash),
+        };
+        Ok(Self { cid, data })
+    }
+
+    /// The same bytes under another CID of the same multihash; `None` when the multihash differs.
+    pub fn relabel(&self, cid: Cid) -> Option<Self> {
+        (cid.hash() == self.cid.hash()).then(|| Self { cid, data: self.data.clone() })
+    }
+
     /// The block's CID.
     pub fn cid(&self) -> &Cid {
         &self.cid
@@ -114,7 +153,6 @@ pub fn check_hash(cid: &Cid) -> Result<Code, BlockError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use multihash_codetable::Multihash;
 
     const RAW: u64 = 0x55;
 
