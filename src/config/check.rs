@@ -1,0 +1,129 @@
+//! What each key takes, and the ranges that the types can't say.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::Config;
+use crate::model::limits::BLOCK_BYTES_MAX;
+use crate::net::address;
+use crate::telemetry;
+
+/// Keys whose values are never shown.
+pub(super) const SECRET_KEYS: &[&str] = &["auth.admin_password"];
+
+/// A buffer below this can't hold a largest block while the next one comes.
+const BUFFER_BYTES_MIN: u64 = 2 * BLOCK_BYTES_MAX as u64;
+
+/// redb needs some pages in memory at least.
+const CACHE_BYTES_MIN: u64 = 1024 * 1024;
+
+/// The longest duration: far beyond any use, and far from where adding it to a time could overflow.
+const DURATION_MAX: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// The longest life of a token, in days: a hundred years.
+const TOKEN_DAYS_MAX: u32 = 36_500;
+
+/// Pins that can be fetched at once; each holds a walk and a session.
+const ACTIVE_MAX: usize = 4096;
+
+/// Entries of `network.listen` and of `network.external`.
+const ADDRESSES_MAX: usize = 20;
+
+const DURATION: &str = "a duration of more than 0 and at most ten years, such as \"90s\", \"30m\" or \"24h\"";
+const CACHE: &str = "a size of at least 1MiB, such as \"64MiB\"";
+const BUFFER: &str = "a size of at least 4MiB, such as \"64MiB\"";
+const DAYS: &str = "a whole number of days from 1 to 36500";
+const TEXT: &str = "text in quotes";
+
+/// Every key with what it takes.
+pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
+    ("data", "a path in quotes"),
+    ("http.listen", "an IP address and a port, such as \"127.0.0.1:4080\""),
+    (
+        "network.listen",
+        "1 to 20 multiaddrs of the form \"/ip4/ADDRESS/tcp/PORT\" or \"/ip4/ADDRESS/udp/PORT/quic-v1\", or with /ip6",
+    ),
+    (
+        "network.external",
+        "at most 20 multiaddrs that others can dial, such as \"/ip4/ADDRESS/tcp/4001\" or \"/dns4/NAME/udp/4001/quic-v1\"",
+    ),
+    ("network.profile", "\"auto\", \"public\" or \"lan\""),
+    ("network.connections_max", "a whole number from 1 to 4294967295"),
+    ("store.blocks_cache", CACHE),
+    ("store.records_cache", CACHE),
+    ("store.write_buffer", BUFFER),
+    ("pins.active_max", "a whole number from 1 to 4096"),
+    ("pins.stall_timeout", DURATION),
+    ("pins.retry_min", DURATION),
+    ("pins.retry_max", DURATION),
+    ("pins.give_up_after", DURATION),
+    ("pins.blocks_max", "a whole number of at least 1"),
+    ("pins.bytes_in_flight_max", BUFFER),
+    ("auth.admin_email", TEXT),
+    ("auth.admin_password", TEXT),
+    ("auth.admin_file", "a path in quotes"),
+    ("auth.access_token_days", DAYS),
+    ("auth.refresh_token_days", DAYS),
+    ("log.filter", "a level (error, warn, info, debug, trace) or levels for modules, such as \"pinnace=debug,warn\""),
+    ("log.format", "\"text\" or \"json\""),
+];
+
+/// What a key takes.
+pub(super) fn expectation(key: &str) -> Option<&'static str> {
+    EXPECTATIONS.iter().find(|(known, _)| *known == key).map(|(_, expected)| *expected)
+}
+
+/// A value that the types allow and the service can't use.
+pub(super) struct Problem {
+    /// Its key.
+    pub(super) key: &'static str,
+    /// What the key takes.
+    pub(super) expected: String,
+}
+
+/// The first value that can't be used.
+pub(super) fn problem(config: &Config) -> Option<Problem> {
+    let Config { network, store, pins, auth, log, .. } = config;
+    let size = |size: ByteSize, min: u64| size.as_u64() >= min && usize::try_from(size.as_u64()).is_ok();
+    let duration = |duration: Duration| !duration.is_zero() && duration <= DURATION_MAX;
+    let days = |days: u32| (1..=TOKEN_DAYS_MAX).contains(&days);
+    let checks = [
+        (
+            "network.listen",
+            (1..=ADDRESSES_MAX).contains(&network.listen.len()) && network.listen.iter().all(address::can_listen),
+        ),
+        (
+            "network.external",
+            network.external.len() <= ADDRESSES_MAX && network.external.iter().all(address::names_a_host),
+        ),
+        ("network.connections_max", network.connections_max >= 1),
+        ("store.blocks_cache", size(store.blocks_cache, CACHE_BYTES_MIN)),
+        ("store.records_cache", size(store.records_cache, CACHE_BYTES_MIN)),
+        ("store.write_buffer", size(store.write_buffer, BUFFER_BYTES_MIN)),
+        ("pins.active_max", (1..=ACTIVE_MAX).contains(&pins.active_max)),
+        ("pins.stall_timeout", duration(pins.stall_timeout)),
+        ("pins.retry_min", duration(pins.retry_min)),
+        ("pins.retry_max", duration(pins.retry_max)),
+        ("pins.give_up_after", duration(pins.give_up_after)),
+        ("pins.blocks_max", pins.blocks_max >= 1),
+        ("pins.bytes_in_flight_max", size(pins.bytes_in_flight_max, BUFFER_BYTES_MIN)),
+        ("auth.access_token_days", days(auth.access_token_days)),
+        ("auth.refresh_token_days", days(auth.refresh_token_days)),
+    ];
+    if let Some((key, _)) = checks.into_iter().find(|(_, usable)| !usable) {
+        return Some(Problem { key, expected: expectation(key).unwrap_or_default().to_owned() });
+    }
+    if pins.retry_min > pins.retry_max {
+        let expected = format!("a duration no longer than pins.retry_max, which is {}", seconds(pins.retry_max));
+        return Some(Problem { key: "pins.retry_min", expected });
+    }
+    let error = telemetry::check_filter(&log.filter).err()?;
+    let reason = error.source().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    Some(Problem { key: "log.filter", expected: format!("{}{reason}", expectation("log.filter").unwrap_or_default()) })
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("\"{}s\"", duration.as_secs_f64())
+}
