@@ -87,8 +87,9 @@ pub const RECORD_WRITES_QUEUED_MAX: usize = 1024;
 /// Commands that wait for the node's event loop.
 pub const NODE_COMMANDS_QUEUED_MAX: usize = 1024;
 
-/// Roots without a provider that each newly connected peer is asked for.
-pub const WATCHED_ROOTS_MAX: usize = 1024;
+/// Roots without a provider that each newly connected peer is asked for. A peer that never answers costs about 300 bytes
+/// for each.
+pub const WATCHED_ROOTS_MAX: usize = 256;
 
 /// Established connections of one peer.
 pub const CONNECTIONS_PER_PEER_MAX: u32 = 8;

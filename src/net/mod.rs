@@ -1,7 +1,23 @@
-//! The libp2p side.
+//! The libp2p side: the node, its protocols, and which addresses it may dial and announce.
+//!
+//! The only module that uses libp2p. It holds a `BlockReader`, so nothing that comes from a peer can reach the disk
+//! through it.
 
 pub mod address;
 pub mod options;
 pub mod profile;
 
+mod behaviour;
+mod handle;
+mod handler;
+mod node;
+mod serve;
+mod session;
+mod transport;
+
+pub use handle::{NodeEvent, NodeGone, NodeHandle, NodeStatus};
+pub use libp2p::identity::Keypair;
+pub use libp2p::{Multiaddr, PeerId};
+pub use node::{Node, NodeError};
 pub use options::Options;
+pub use session::{SessionEvent, SessionHandle};

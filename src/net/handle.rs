@@ -1,0 +1,142 @@
+//! How the rest of the program talks to the node.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use cid::Cid;
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::profile::{self, Profile};
+use super::session::{SessionEvent, SessionHandle};
+use crate::bitswap::session::Action;
+use crate::bitswap::wants::SessionId;
+
+/// The node has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the network node has stopped")]
+pub struct NodeGone;
+
+/// What the node is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Dial(PeerId, Vec<Multiaddr>),
+    Protect(PeerId),
+    Unprotect(PeerId),
+    OpenSession(SessionId, Vec<PeerId>, mpsc::UnboundedSender<SessionEvent>),
+    CloseSession(SessionId),
+    Act(SessionId, Vec<Action>),
+    Stored(Vec<Cid>),
+    Watch(Cid),
+    Unwatch(Cid),
+    Status(oneshot::Sender<NodeStatus>),
+    Stop,
+}
+
+/// What the node reports without being asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// A peer connected.
+    PeerConnected(PeerId),
+    /// A peer says that it has a watched root.
+    Offered(Cid),
+}
+
+/// A look at the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Connected peers.
+    pub peers: usize,
+    /// Established connections.
+    pub connections: u32,
+}
+
+/// What both sides read.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) peer_id: PeerId,
+    pub(super) profile: Profile,
+    pub(super) external: Vec<Multiaddr>,
+    pub(super) listening: RwLock<Vec<Multiaddr>>,
+    pub(super) next_session: AtomicU64,
+}
+
+/// The node, for its users. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl NodeHandle {
+    /// Our own peer id.
+    pub fn peer_id(&self) -> PeerId {
+        self.shared.peer_id
+    }
+
+    /// Which addresses may be dialled and announced.
+    pub fn profile(&self) -> &Profile {
+        &self.shared.profile
+    }
+
+    /// The addresses that clients are told to dial, each ending in our peer id. `true` says that none of them is
+    /// known to be reachable.
+    pub fn delegates(&self) -> (Vec<Multiaddr>, bool) {
+        let listening = self.shared.listening.read().unwrap_or_else(PoisonError::into_inner);
+        profile::delegates(&self.shared.profile, &self.shared.external, &listening, self.shared.peer_id)
+    }
+
+    /// Dials a peer in the background, unless it is connected or being dialled.
+    pub async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NodeGone> {
+        self.send(Command::Dial(peer, addresses)).await
+    }
+
+    /// Keeps connections to a peer open until as many [`NodeHandle::unprotect`] follow.
+    pub async fn protect(&self, peer: PeerId) -> Result<(), NodeGone> {
+        self.send(Command::Protect(peer)).await
+    }
+
+    /// Takes one [`NodeHandle::protect`] back.
+    pub async fn unprotect(&self, peer: PeerId) -> Result<(), NodeGone> {
+        self.send(Command::Unprotect(peer)).await
+    }
+
+    /// Opens a session. Peers that are connected are told at once.
+    pub async fn open_session(&self, sources: Vec<PeerId>) -> Result<SessionHandle, NodeGone> {
+        let id = SessionId(self.shared.next_session.fetch_add(1, Ordering::Relaxed));
+        let (sender, events) = mpsc::unbounded_channel();
+        self.send(Command::OpenSession(id, sources, sender)).await?;
+        Ok(SessionHandle { id, commands: self.commands.clone(), events })
+    }
+
+    /// Blocks became readable: peers that wait for them get them.
+    pub async fn stored(&self, cids: Vec<Cid>) -> Result<(), NodeGone> {
+        self.send(Command::Stored(cids)).await
+    }
+
+    /// Asks each peer that connects from now on whether it has this root, and reports [`NodeEvent::Offered`].
+    pub async fn watch(&self, root: Cid) -> Result<(), NodeGone> {
+        self.send(Command::Watch(root)).await
+    }
+
+    /// Takes one [`NodeHandle::watch`] back.
+    pub async fn unwatch(&self, root: Cid) -> Result<(), NodeGone> {
+        self.send(Command::Unwatch(root)).await
+    }
+
+    /// A look at the node.
+    pub async fn status(&self) -> Result<NodeStatus, NodeGone> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Status(sender)).await?;
+        receiver.await.map_err(|_| NodeGone)
+    }
+
+    /// Tells the node to stop; its task ends soon after.
+    pub async fn stop(&self) {
+        let _ = self.send(Command::Stop).await;
+    }
+
+    async fn send(&self, command: Command) -> Result<(), NodeGone> {
+        self.commands.send(command).await.map_err(|_| NodeGone)
+    }
+}

@@ -1,0 +1,444 @@
+//! Bitswap on one connection: reads each inbound stream to its end, writes through one long-lived outbound stream.
+//!
+//! boxo opens a new stream for every message, so many inbound streams are normal; pinnace keeps one outbound stream,
+//! whose window grows with use, and opens another only when it fails. Blocks are hashed here, on the task of the
+//! connection, so that one peer's blocks don't hold up the event loop.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::{self, BoxFuture};
+use futures::stream::FuturesUnordered;
+use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
+use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
+use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
+use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
+use libp2p::{Stream, StreamProtocol};
+
+use crate::bitswap::wire::{self, Incoming, Outgoing, Protocol};
+use crate::model::limits::{
+    INBOUND_BYTES_MAX, INBOUND_BYTES_PER_CONNECTION_MAX, INBOUND_STALL_MAX, INBOUND_STREAMS_PER_CONNECTION_MAX,
+    MESSAGE_BYTES_MAX, OUTBOUND_WRITE_MAX,
+};
+
+/// The protocols, best first.
+const PROTOCOLS: [(StreamProtocol, Protocol); 3] = [
+    (StreamProtocol::new("/ipfs/bitswap/1.2.0"), Protocol::V1_2),
+    (StreamProtocol::new("/ipfs/bitswap/1.1.0"), Protocol::V1_1),
+    (StreamProtocol::new("/ipfs/bitswap/1.0.0"), Protocol::V1_0),
+];
+
+/// How often an outbound stream is tried again before the peer counts as one that doesn't speak Bitswap.
+const OUTBOUND_FAILURES_MAX: u32 = 3;
+
+/// How long negotiating a stream may take.
+const NEGOTIATION_MAX: Duration = Duration::from_secs(20);
+
+/// The room that is made for the beginning of a message.
+const FIRST_READ_BYTES: usize = 4 * 1024;
+
+/// The room that is made for the rest of a message at first: a block of 256 KiB, as most are, fits.
+const READ_BYTES: usize = 264 * 1024;
+
+/// How long ending a stream that its peer has ended may take.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of unfinished messages over all connections.
+static INBOUND_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Which of a peer's two queues a message belongs to. Each has its own acknowledgements, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Our wantlist.
+    Wants,
+    /// Answers to the peer's wantlist.
+    Answers,
+}
+
+/// What the behaviour tells the handler.
+#[derive(Debug)]
+pub enum ToHandler {
+    /// Write this; a [`FromHandler::Sent`] follows.
+    Send(Lane, Outgoing),
+    /// Whether the connection has to stay open even when it is idle.
+    KeepAlive(bool),
+}
+
+/// What the handler tells the behaviour.
+#[derive(Debug)]
+pub enum FromHandler {
+    /// A message came.
+    Message(Incoming),
+    /// The oldest message of the lane was written, or couldn't be.
+    Sent(Lane, bool),
+    /// The peer doesn't speak Bitswap.
+    Unsupported,
+    /// A stream was ended because of what came through it.
+    Misbehaved(String),
+}
+
+/// Both upgrades: the stream as it is, and which version was agreed on.
+#[derive(Debug, Clone, Copy)]
+pub struct Upgrade;
+
+impl UpgradeInfo for Upgrade {
+    type Info = StreamProtocol;
+    type InfoIter = std::array::IntoIter<StreamProtocol, 3>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        PROTOCOLS.map(|(name, _)| name).into_iter()
+    }
+}
+
+fn negotiated(stream: Stream, name: &StreamProtocol) -> future::Ready<Result<(Stream, Protocol), Infallible>> {
+    let version = PROTOCOLS.iter().find(|(known, _)| known == name).map_or(Protocol::V1_0, |(_, version)| *version);
+    future::ready(Ok((stream, version)))
+}
+
+impl InboundUpgrade<Stream> for Upgrade {
+    type Output = (Stream, Protocol);
+    type Error = Infallible;
+    type Future = future::Ready<Result<Self::Output, Self::Error>>;
+
+    fn upgrade_inbound(self, stream: Stream, name: Self::Info) -> Self::Future {
+        negotiated(stream, &name)
+    }
+}
+
+impl OutboundUpgrade<Stream> for Upgrade {
+    type Output = (Stream, Protocol);
+    type Error = Infallible;
+    type Future = future::Ready<Result<Self::Output, Self::Error>>;
+
+    fn upgrade_outbound(self, stream: Stream, name: Self::Info) -> Self::Future {
+        negotiated(stream, &name)
+    }
+}
+
+/// Bytes of unfinished messages on this connection, counted also for the whole process.
+#[derive(Debug, Default)]
+struct InboundBytes {
+    connection: Arc<AtomicUsize>,
+    held: usize,
+}
+
+impl InboundBytes {
+    fn grow(&mut self, bytes: usize) -> io::Result<()> {
+        let connection = self.connection.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let process = INBOUND_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.held += bytes;
+        if connection > INBOUND_BYTES_PER_CONNECTION_MAX || process > INBOUND_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many unfinished messages at once"));
+        }
+        Ok(())
+    }
+
+    fn release(&mut self) {
+        self.connection.fetch_sub(self.held, Ordering::Relaxed);
+        INBOUND_BYTES.fetch_sub(self.held, Ordering::Relaxed);
+        self.held = 0;
+    }
+}
+
+impl Drop for InboundBytes {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// An inbound stream. `buffer[..filled]` came from the peer, the rest is room.
+struct Reader {
+    stream: Stream,
+    bytes: InboundBytes,
+    buffer: BytesMut,
+    filled: usize,
+}
+
+type Read = (Reader, io::Result<Option<Incoming>>);
+
+/// Reads one message; `None` is the orderly end of the stream.
+async fn read(mut reader: Reader) -> Read {
+    let result = read_message(&mut reader).await;
+    reader.bytes.release();
+    if matches!(result, Ok(None)) {
+        // Closing our side too spares the peer a reset. It needs no answer, so a dead peer must not hold it up.
+        let _ = tokio::time::timeout(CLOSE_MAX, reader.stream.close()).await;
+    }
+    (reader, result)
+}
+
+async fn read_message(reader: &mut Reader) -> io::Result<Option<Incoming>> {
+    let length = loop {
+        match unsigned_varint::decode::usize(&reader.buffer[..reader.filled]) {
+            Ok((length, rest)) => {
+                let used = reader.filled - rest.len();
+                let _ = reader.buffer.split_to(used);
+                reader.filled -= used;
+                break length;
+            }
+            Err(unsigned_varint::decode::Error::Insufficient) => {
+                // A stream may rest between messages as long as it likes; it costs nothing.
+                let first = reader.filled == 0;
+                if fill(reader, FIRST_READ_BYTES, !first).await? == 0 {
+                    return if first { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                }
+            }
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+        }
+    };
+    if length > MESSAGE_BYTES_MAX {
+        let text = format!("a message of {length} bytes is over the limit of {MESSAGE_BYTES_MAX}");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    while reader.filled < length {
+        // What is announced is not believed: the room doubles as the bytes really come.
+        let room = length.min((2 * reader.filled).max(READ_BYTES));
+        if fill(reader, room, true).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let message: Bytes = reader.buffer.split_to(length).freeze();
+    reader.filled -= length;
+    wire::decode(message).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+/// Reads some bytes more, with room for `room` bytes in all when the present room is used up.
+async fn fill(reader: &mut Reader, room: usize, in_message: bool) -> io::Result<usize> {
+    if reader.buffer.len() == reader.filled {
+        let room = room.max(reader.filled + 1);
+        reader.bytes.grow(room - reader.filled)?;
+        reader.buffer.resize(room, 0);
+    }
+    let read = reader.stream.read(&mut reader.buffer[reader.filled..]);
+    let count = if in_message {
+        tokio::time::timeout(INBOUND_STALL_MAX, read).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+    } else {
+        read.await?
+    };
+    reader.filled += count;
+    Ok(count)
+}
+
+async fn write(mut stream: Stream, protocol: Protocol, message: Outgoing) -> io::Result<(Stream, Protocol)> {
+    let bytes = wire::encode(&message, protocol);
+    drop(message);
+    let writing = async {
+        stream.write_all(&bytes).await?;
+        stream.flush().await
+    };
+    tokio::time::timeout(OUTBOUND_WRITE_MAX, writing).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok((stream, protocol))
+}
+
+enum Outbound {
+    None,
+    Opening,
+    Idle(Stream, Protocol),
+    Writing(Lane, BoxFuture<'static, io::Result<(Stream, Protocol)>>),
+    Unsupported,
+}
+
+/// The handler of one connection.
+pub struct Handler {
+    inbound: FuturesUnordered<BoxFuture<'static, Read>>,
+    inbound_bytes: Arc<AtomicUsize>,
+    outbound: Outbound,
+    failures: u32,
+    wants: VecDeque<Outgoing>,
+    answers: VecDeque<Outgoing>,
+    events: VecDeque<FromHandler>,
+    keep_alive: bool,
+}
+
+impl Handler {
+    /// The handler of a new connection.
+    pub fn new(keep_alive: bool) -> Self {
+        Self {
+            inbound: FuturesUnordered::new(),
+            inbound_bytes: Arc::default(),
+            outbound: Outbound::None,
+            failures: 0,
+            wants: VecDeque::new(),
+            answers: VecDeque::new(),
+            events: VecDeque::new(),
+            keep_alive,
+        }
+    }
+
+    fn next_message(&mut self) -> Option<(Lane, Outgoing)> {
+        // What is small and what others wait for goes first: wants, then answers.
+        let wants = self.wants.pop_front().map(|message| (Lane::Wants, message));
+        wants.or_else(|| self.answers.pop_front().map(|message| (Lane::Answers, message)))
+    }
+
+    /// Nothing can be written on this connection any more.
+    fn give_up(&mut self) {
+        self.outbound = Outbound::Unsupported;
+        self.events.push_back(FromHandler::Unsupported);
+        self.fail_queued();
+    }
+
+    fn fail_queued(&mut self) {
+        for _ in self.wants.drain(..) {
+            self.events.push_back(FromHandler::Sent(Lane::Wants, false));
+        }
+        for _ in self.answers.drain(..) {
+            self.events.push_back(FromHandler::Sent(Lane::Answers, false));
+        }
+    }
+
+    fn outbound_failed(&mut self) {
+        self.failures += 1;
+        self.outbound = Outbound::None;
+        if self.failures >= OUTBOUND_FAILURES_MAX {
+            self.give_up();
+        }
+    }
+
+    fn poll_outbound(&mut self, context: &mut Context<'_>) -> Option<ConnectionHandlerEvent<Upgrade, (), FromHandler>> {
+        loop {
+            match std::mem::replace(&mut self.outbound, Outbound::None) {
+                Outbound::Idle(stream, protocol) => match self.next_message() {
+                    Some((lane, message)) => {
+                        self.outbound = Outbound::Writing(lane, write(stream, protocol, message).boxed());
+                    }
+                    None => {
+                        self.outbound = Outbound::Idle(stream, protocol);
+                        return None;
+                    }
+                },
+                Outbound::Writing(lane, mut writing) => match writing.poll_unpin(context) {
+                    Poll::Ready(Ok((stream, protocol))) => {
+                        self.failures = 0;
+                        self.outbound = Outbound::Idle(stream, protocol);
+                        return Some(ConnectionHandlerEvent::NotifyBehaviour(FromHandler::Sent(lane, true)));
+                    }
+                    Poll::Ready(Err(error)) => {
+                        tracing::debug!(%error, "an outbound Bitswap stream failed");
+                        self.outbound_failed();
+                        return Some(ConnectionHandlerEvent::NotifyBehaviour(FromHandler::Sent(lane, false)));
+                    }
+                    Poll::Pending => {
+                        self.outbound = Outbound::Writing(lane, writing);
+                        return None;
+                    }
+                },
+                Outbound::None if !self.wants.is_empty() || !self.answers.is_empty() => {
+                    self.outbound = Outbound::Opening;
+                    let protocol = SubstreamProtocol::new(Upgrade, ()).with_timeout(NEGOTIATION_MAX);
+                    return Some(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
+                }
+                other => {
+                    self.outbound = other;
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn poll_inbound(&mut self, context: &mut Context<'_>) -> Option<FromHandler> {
+        while let Poll::Ready(Some((reader, result))) = self.inbound.poll_next_unpin(context) {
+            match result {
+                Ok(Some(message)) => {
+                    self.inbound.push(read(reader).boxed());
+                    return Some(FromHandler::Message(message));
+                }
+                Ok(None) => {}
+                Err(error) => match error.kind() {
+                    io::ErrorKind::InvalidData | io::ErrorKind::QuotaExceeded | io::ErrorKind::TimedOut => {
+                        return Some(FromHandler::Misbehaved(error.to_string()));
+                    }
+                    _ => tracing::debug!(%error, "an inbound Bitswap stream ended early"),
+                },
+            }
+        }
+        None
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = ToHandler;
+    type ToBehaviour = FromHandler;
+    type InboundProtocol = Upgrade;
+    type OutboundProtocol = Upgrade;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol, Self::InboundOpenInfo> {
+        SubstreamProtocol::new(Upgrade, ()).with_timeout(NEGOTIATION_MAX)
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.keep_alive || !self.wants.is_empty() || !self.answers.is_empty()
+    }
+
+    fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
+        match event {
+            ToHandler::KeepAlive(keep_alive) => self.keep_alive = keep_alive,
+            ToHandler::Send(lane, message) => {
+                match lane {
+                    Lane::Wants => self.wants.push_back(message),
+                    Lane::Answers => self.answers.push_back(message),
+                }
+                if matches!(self.outbound, Outbound::Unsupported) {
+                    self.fail_queued();
+                }
+            }
+        }
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol, Self::InboundOpenInfo, Self::OutboundOpenInfo>,
+    ) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (mut stream, _), .. }) => {
+                if self.inbound.len() >= INBOUND_STREAMS_PER_CONNECTION_MAX {
+                    self.events.push_back(FromHandler::Misbehaved("too many open streams".into()));
+                    return;
+                }
+                stream.ignore_for_keep_alive();
+                let bytes = InboundBytes { connection: Arc::clone(&self.inbound_bytes), held: 0 };
+                self.inbound.push(read(Reader { stream, bytes, buffer: BytesMut::new(), filled: 0 }).boxed());
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: (mut stream, version), .. }) => {
+                stream.ignore_for_keep_alive();
+                self.outbound = Outbound::Idle(stream, version);
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
+                tracing::debug!(%error, "no outbound Bitswap stream");
+                match error {
+                    StreamUpgradeError::NegotiationFailed => self.give_up(),
+                    _ => self.outbound_failed(),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
+        }
+        if let Some(event) = self.poll_outbound(context) {
+            return Poll::Ready(event);
+        }
+        if let Some(event) = self.poll_inbound(context) {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
+        }
+        // Giving up while polling the outbound side leaves events behind.
+        match self.events.pop_front() {
+            Some(event) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event)),
+            None => Poll::Pending,
+        }
+    }
+}

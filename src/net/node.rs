@@ -1,0 +1,531 @@
+//! The node's event loop: the only place where the swarm, the wantlists and the ledgers meet.
+//!
+//! It never waits for the disk (reading is handed to the blocking pool) nor for a session (their channels never
+//! fill up), because everything that peers send passes through it.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicU64};
+use std::time::Duration;
+
+use cid::Cid;
+use futures::StreamExt;
+use libp2p::core::transport::ListenerId;
+use libp2p::identity::Keypair;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, connection_limits, identify, ping, swarm};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::behaviour::{self, Behaviour, BehaviourEvent, Bitswap};
+use super::handle::{Command, NodeEvent, NodeHandle, NodeStatus, Shared};
+use super::handler::Lane;
+use super::profile::{self, Profile};
+use super::serve;
+use super::session::SessionEvent;
+use super::{Options, transport};
+use crate::bitswap::PeerNumber;
+use crate::bitswap::serve::{ReadJob, ReadResult, Server};
+use crate::bitswap::session::Action;
+use crate::bitswap::wants::{SessionId, Wants};
+use crate::bitswap::wire::{Incoming, Presence, WantKind};
+use crate::model::limits::{CONNECTIONS_PER_PEER_MAX, NODE_COMMANDS_QUEUED_MAX, WATCHED_ROOTS_MAX};
+use crate::store::blocks::BlockReader;
+
+/// How long a connection stays that neither side needs. Coming back costs a handshake; staying costs some memory.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// How often connections that nobody needs are looked for.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Connections that are being made at the same time, each way.
+const PENDING_CONNECTIONS_MAX: u32 = 256;
+
+/// Events for the runner that wait; more are dropped, since each is only a reason to look sooner.
+const NODE_EVENTS_QUEUED_MAX: usize = 4096;
+
+/// Commands that are carried out in a row before the swarm gets its turn.
+const COMMANDS_IN_A_ROW_MAX: usize = 64;
+
+/// The session that asks newly connected peers for the roots that wait.
+const WATCH_SESSION: SessionId = SessionId(0);
+
+/// Why the node can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The transports can't be set up.
+    #[error("the network transports can't be set up: {0}")]
+    Transport(#[source] io::Error),
+    /// The interfaces can't be listed.
+    #[error("the network interfaces can't be listed: {0}")]
+    Interfaces(#[source] io::Error),
+    /// A listen address is taken or not of this machine.
+    #[error("can't listen for peers on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: Multiaddr,
+        /// What the system says.
+        reason: String,
+    },
+    /// There is no address to listen on.
+    #[error("there is no address to listen on for peers: set network.listen or --listen")]
+    NoListener,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    /// To talk to it.
+    pub handle: NodeHandle,
+    /// What it reports.
+    pub events: mpsc::Receiver<NodeEvent>,
+    /// Ends when the node has stopped.
+    pub task: JoinHandle<()>,
+}
+
+impl Node {
+    /// Starts a node and waits until it listens on every address.
+    pub async fn start(keypair: Keypair, options: &Options, reader: BlockReader) -> Result<Self, NodeError> {
+        let interfaces = profile::interfaces().map_err(NodeError::Interfaces)?;
+        let profile = profile::resolve(options.profile, &options.external, &interfaces);
+        let peer_id = keypair.public().to_peer_id();
+        let mut swarm = build_swarm(&keypair, options, &profile)?;
+        for address in &options.external {
+            swarm.add_external_address(address.clone());
+        }
+        listen(&mut swarm, &options.listen).await?;
+        let (commands, command_receiver) = mpsc::channel(NODE_COMMANDS_QUEUED_MAX);
+        let (events, event_receiver) = mpsc::channel(NODE_EVENTS_QUEUED_MAX);
+        let shared = Arc::new(Shared {
+            peer_id,
+            profile,
+            external: options.external.clone(),
+            listening: RwLock::new(swarm.listeners().cloned().collect()),
+            next_session: AtomicU64::new(WATCH_SESSION.0 + 1),
+        });
+        let (read_sender, read_results) = mpsc::unbounded_channel();
+        let event_loop = EventLoop {
+            swarm,
+            shared: Arc::clone(&shared),
+            events,
+            numbers: HashMap::new(),
+            peers: HashMap::new(),
+            next_number: 0,
+            wants: Wants::default(),
+            server: Server::default(),
+            sessions: HashMap::new(),
+            protected: HashMap::new(),
+            watched: HashMap::new(),
+            reader,
+            read_sender,
+            idle: HashSet::new(),
+        };
+        let task = tokio::spawn(event_loop.run(command_receiver, read_results));
+        Ok(Self { handle: NodeHandle { commands, shared }, events: event_receiver, task })
+    }
+}
+
+fn build_swarm(keypair: &Keypair, options: &Options, profile: &Profile) -> Result<Swarm<Behaviour>, NodeError> {
+    let transport = transport::build(keypair, profile.clone()).map_err(NodeError::Transport)?;
+    let identify = identify::Config::new("ipfs/0.1.0".into(), keypair.public())
+        .with_agent_version(concat!("pinnace/", env!("CARGO_PKG_VERSION")).into())
+        // Without this, identify tells the whole world our private addresses.
+        .with_hide_listen_addrs(matches!(profile, Profile::Public));
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(PENDING_CONNECTIONS_MAX))
+        .with_max_pending_outgoing(Some(PENDING_CONNECTIONS_MAX))
+        .with_max_established(Some(options.connections_max))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
+    let behaviour = Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::default()),
+        bitswap: Bitswap::default(),
+    };
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_MAX);
+    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
+}
+
+/// Listens on all addresses and waits until each is bound. An address family that the machine lacks is skipped with a
+/// warning, as long as another listener works.
+async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<(), NodeError> {
+    let mut waiting: HashMap<ListenerId, Multiaddr> = HashMap::new();
+    for address in addresses {
+        match swarm.listen_on(address.clone()) {
+            Ok(id) => {
+                waiting.insert(id, address.clone());
+            }
+            Err(error) => skip_or_fail(address, &error)?,
+        }
+    }
+    while !waiting.is_empty() {
+        match swarm.select_next_some().await {
+            SwarmEvent::NewListenAddr { listener_id, .. } => {
+                waiting.remove(&listener_id);
+            }
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                if let Some(address) = waiting.remove(&listener_id) {
+                    let error = reason.err().unwrap_or_else(|| io::Error::other("the listener was closed"));
+                    skip_or_fail(&address, &error)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    if swarm.listeners().next().is_none() {
+        return Err(NodeError::NoListener);
+    }
+    Ok(())
+}
+
+fn skip_or_fail(address: &Multiaddr, error: &(dyn std::error::Error + 'static)) -> Result<(), NodeError> {
+    let mut cause = Some(error);
+    while let Some(current) = cause {
+        if let Some(io_error) = current.downcast_ref::<io::Error>() {
+            // EAFNOSUPPORT has no kind of its own.
+            let no_such_family = io_error.raw_os_error() == Some(97);
+            if no_such_family || io_error.kind() == io::ErrorKind::AddrNotAvailable {
+                tracing::warn!(%address, "not listening there, as this machine has no such address");
+                return Ok(());
+            }
+        }
+        cause = current.source();
+    }
+    // The outer texts of transport errors say little; the innermost names the reason.
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    Err(NodeError::Listen { address: address.clone(), reason: innermost.to_string() })
+}
+
+struct SessionState {
+    sources: HashSet<PeerId>,
+    events: mpsc::UnboundedSender<SessionEvent>,
+}
+
+struct EventLoop {
+    swarm: Swarm<Behaviour>,
+    shared: Arc<Shared>,
+    events: mpsc::Sender<NodeEvent>,
+    numbers: HashMap<PeerId, PeerNumber>,
+    peers: HashMap<PeerNumber, PeerId>,
+    next_number: u64,
+    wants: Wants,
+    server: Server,
+    sessions: HashMap<SessionId, SessionState>,
+    protected: HashMap<PeerId, usize>,
+    /// How many pins wait for each root.
+    watched: HashMap<Cid, usize>,
+    reader: BlockReader,
+    /// Not bounded by itself: the server gives out a bounded number of jobs.
+    read_sender: mpsc::UnboundedSender<(ReadJob, ReadResult)>,
+    /// Peers that weren't needed when last looked at.
+    idle: HashSet<PeerNumber>,
+}
+
+impl EventLoop {
+    async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut read_results: mpsc::UnboundedReceiver<(ReadJob, ReadResult)>,
+    ) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.handle_tick(),
+                event = self.swarm.select_next_some() => self.handle_swarm_event(event),
+                command = commands.recv() => {
+                    let mut next = command;
+                    for _ in 0..COMMANDS_IN_A_ROW_MAX {
+                        match next {
+                            None | Some(Command::Stop) => return,
+                            Some(command) => self.handle_command(command),
+                        }
+                        match commands.try_recv() {
+                            Ok(command) => next = Some(command),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                result = read_results.recv() => {
+                    if let Some((job, result)) = result {
+                        self.handle_read(&job, result);
+                    }
+                }
+            }
+            self.pump();
+        }
+    }
+
+    /// Carries out what the cores have ready.
+    fn pump(&mut self) {
+        while let Some(job) = self.server.poll_job() {
+            let (reader, results) = (self.reader.clone(), self.read_sender.clone());
+            tokio::task::spawn_blocking(move || {
+                let result = serve::read(&reader, &job);
+                let _ = results.send((job, result));
+            });
+        }
+        while let Some((number, message)) = self.wants.poll_message() {
+            match self.peers.get(&number) {
+                Some(peer) => self.swarm.behaviour_mut().bitswap.send(*peer, Lane::Wants, message),
+                None => self.wants.sent(number, true),
+            }
+        }
+    }
+
+    fn handle_read(&mut self, job: &ReadJob, result: ReadResult) {
+        if let Some(message) = self.server.handle_read(job, result)
+            && let Some(peer) = self.peers.get(&job.peer)
+        {
+            self.swarm.behaviour_mut().bitswap.send(*peer, Lane::Answers, message);
+        }
+        self.update_keep_alive(job.peer);
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Dial(peer, addresses) => self.dial(peer, addresses),
+            Command::Protect(peer) => {
+                *self.protected.entry(peer).or_default() += 1;
+                self.update_keep_alive_of(&peer);
+            }
+            Command::Unprotect(peer) => {
+                if let Some(count) = self.protected.get_mut(&peer) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.protected.remove(&peer);
+                    }
+                }
+                self.update_keep_alive_of(&peer);
+            }
+            Command::OpenSession(id, sources, events) => {
+                let state = SessionState { sources: sources.into_iter().collect(), events };
+                for (number, peer) in &self.peers {
+                    let source = state.sources.contains(peer);
+                    let _ = state.events.send(SessionEvent::PeerConnected { peer: *number, source });
+                }
+                self.sessions.insert(id, state);
+            }
+            Command::CloseSession(id) => {
+                self.sessions.remove(&id);
+                self.wants.close_session(id);
+                self.update_keep_alive_of_all();
+            }
+            Command::Act(id, actions) => {
+                // A session that is closed already would leave wants that nobody takes back.
+                if self.sessions.contains_key(&id) {
+                    self.act(id, actions);
+                }
+            }
+            Command::Stored(cids) => self.server.handle_stored(&cids),
+            Command::Watch(root) => self.watch(root),
+            Command::Unwatch(root) => self.unwatch(root),
+            Command::Status(reply) => {
+                let info = self.swarm.network_info();
+                let connections = info.connection_counters().num_established();
+                let _ = reply.send(NodeStatus { peers: info.num_peers(), connections });
+            }
+            Command::Stop => {}
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if peer == self.shared.peer_id {
+            return;
+        }
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(addresses)
+            .build();
+        match self.swarm.dial(options) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => tracing::debug!(%peer, %error, "can't dial"),
+        }
+    }
+
+    fn act(&mut self, session: SessionId, actions: Vec<Action>) {
+        let mut touched = HashSet::new();
+        for action in actions {
+            match action {
+                Action::Ask { peer, cid, kind } => {
+                    self.wants.ask(session, peer, cid, kind);
+                    touched.insert(peer);
+                }
+                Action::Withdraw { peer, cid } => {
+                    self.wants.withdraw(session, peer, &cid);
+                    touched.insert(peer);
+                }
+            }
+        }
+        for peer in touched {
+            self.update_keep_alive(peer);
+        }
+    }
+
+    fn watch(&mut self, root: Cid) {
+        if self.watched.len() >= WATCHED_ROOTS_MAX && !self.watched.contains_key(&root) {
+            return;
+        }
+        *self.watched.entry(root).or_default() += 1;
+    }
+
+    fn unwatch(&mut self, root: Cid) {
+        let Some(count) = self.watched.get_mut(&root) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.watched.remove(&root);
+            let numbers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+            for number in numbers {
+                self.wants.withdraw(WATCH_SESSION, number, &root);
+                self.update_keep_alive(number);
+            }
+        }
+    }
+
+    fn handle_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Bitswap(event)) => self.handle_bitswap(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, peer, result: Err(failure) })) => {
+                if !matches!(failure, ping::Failure::Unsupported) {
+                    tracing::debug!(%peer, %failure, "a connection is dead");
+                    self.swarm.close_connection(connection);
+                }
+            }
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } | SwarmEvent::ListenerClosed { .. } => {
+                let addresses = self.swarm.listeners().cloned().collect();
+                *self.shared.listening.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+            }
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener has a problem"),
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                tracing::debug!(%peer, %error, "dialling failed");
+            }
+            SwarmEvent::IncomingConnectionError { error, .. } => tracing::debug!(%error, "an incoming connection failed"),
+            _ => {}
+        }
+    }
+
+    fn handle_bitswap(&mut self, event: behaviour::Event) {
+        match event {
+            behaviour::Event::Connected(peer) => self.connected(peer),
+            behaviour::Event::Disconnected(peer) | behaviour::Event::Unsupported(peer) => self.gone(&peer),
+            behaviour::Event::Message(peer, message) => {
+                if let Some(number) = self.numbers.get(&peer).copied() {
+                    self.handle_message(number, message);
+                    self.update_keep_alive(number);
+                }
+            }
+            behaviour::Event::Sent(peer, lane, delivered) => {
+                if let Some(number) = self.numbers.get(&peer).copied() {
+                    match lane {
+                        Lane::Wants => self.wants.sent(number, delivered),
+                        Lane::Answers => self.server.sent(number, delivered),
+                    }
+                    self.update_keep_alive(number);
+                }
+            }
+            behaviour::Event::Misbehaved(peer, reason) => tracing::debug!(%peer, reason, "a Bitswap stream was ended"),
+        }
+    }
+
+    fn connected(&mut self, peer: PeerId) {
+        self.next_number += 1;
+        let number = PeerNumber(self.next_number);
+        self.numbers.insert(peer, number);
+        self.peers.insert(number, peer);
+        self.wants.peer_connected(number);
+        self.server.peer_connected(number);
+        for state in self.sessions.values() {
+            let source = state.sources.contains(&peer);
+            let _ = state.events.send(SessionEvent::PeerConnected { peer: number, source });
+        }
+        for root in self.watched.keys() {
+            self.wants.ask(WATCH_SESSION, number, *root, WantKind::Have);
+        }
+        let _ = self.events.try_send(NodeEvent::PeerConnected(peer));
+        self.update_keep_alive(number);
+    }
+
+    fn gone(&mut self, peer: &PeerId) {
+        let Some(number) = self.numbers.remove(peer) else { return };
+        self.peers.remove(&number);
+        self.wants.peer_gone(number);
+        self.server.peer_gone(number);
+        for state in self.sessions.values() {
+            let _ = state.events.send(SessionEvent::PeerGone(number));
+        }
+    }
+
+    fn handle_message(&mut self, from: PeerNumber, message: Incoming) {
+        if message.full || !message.wants.is_empty() {
+            self.server.handle_wants(from, message.wants, message.full);
+        }
+        for (cid, presence) in message.presences {
+            for session in self.wants.handle_presence(from, &cid) {
+                if session == WATCH_SESSION {
+                    // Either way that question is answered; keeping it would cost memory for each idle peer.
+                    self.wants.withdraw(WATCH_SESSION, from, &cid);
+                    if presence == Presence::Have {
+                        let _ = self.events.try_send(NodeEvent::Offered(cid));
+                    }
+                }
+                let Some(state) = self.sessions.get(&session) else { continue };
+                let _ = state.events.send(match presence {
+                    Presence::Have => SessionEvent::Have { from, cid },
+                    Presence::DontHave => SessionEvent::DontHave { from, cid },
+                });
+            }
+        }
+        for block in message.blocks {
+            for (session, cid) in self.wants.handle_block(from, &block) {
+                if session == WATCH_SESSION {
+                    let _ = self.events.try_send(NodeEvent::Offered(cid));
+                }
+                let Some(state) = self.sessions.get(&session) else { continue };
+                if let Some(block) = block.relabel(cid) {
+                    let _ = state.events.send(SessionEvent::Block { from, block });
+                }
+            }
+        }
+    }
+
+    fn update_keep_alive_of(&mut self, peer: &PeerId) {
+        if let Some(number) = self.numbers.get(peer).copied() {
+            self.update_keep_alive(number);
+        }
+    }
+
+    fn update_keep_alive_of_all(&mut self) {
+        let numbers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+        for number in numbers {
+            self.update_keep_alive(number);
+        }
+    }
+
+    /// A connection stays while a pin names the peer or either side wants something of the other. That it isn't needed
+    /// any longer is said with the next tick: between two blocks it often isn't, for a moment.
+    fn update_keep_alive(&mut self, number: PeerNumber) {
+        let Some(peer) = self.peers.get(&number) else { return };
+        if self.is_needed(number, peer) {
+            self.swarm.behaviour_mut().bitswap.keep_alive(*peer, true);
+        } else {
+            self.idle.insert(number);
+        }
+    }
+
+    fn is_needed(&self, number: PeerNumber, peer: &PeerId) -> bool {
+        self.protected.contains_key(peer) || self.wants.wants_of(number) || self.server.wanted_by(number)
+    }
+
+    fn handle_tick(&mut self) {
+        for number in std::mem::take(&mut self.idle) {
+            let Some(peer) = self.peers.get(&number).copied() else { continue };
+            if !self.is_needed(number, &peer) {
+                self.swarm.behaviour_mut().bitswap.keep_alive(peer, false);
+            }
+        }
+    }
+}

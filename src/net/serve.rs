@@ -1,0 +1,51 @@
+//! Reads from the block store what a peer wants: the only way by which the network sees the store.
+
+use crate::bitswap::serve::{ReadJob, ReadResult};
+use crate::bitswap::wire::WantKind;
+use crate::model::limits::ANSWER_BYTES_TARGET;
+use crate::store::blocks::BlockReader;
+
+/// Carries out a job. What can't be read counts as missing: the peer looks elsewhere, and the log says why.
+pub fn read(reader: &BlockReader, job: &ReadJob) -> ReadResult {
+    let mut result = ReadResult::default();
+    let cids: Vec<_> = job.wants.iter().map(|(cid, _)| *cid).collect();
+    let sizes = match reader.sizes_many(&cids) {
+        Ok(sizes) => sizes,
+        Err(error) => {
+            tracing::error!(%error, "wanted blocks can't be looked up");
+            result.missing = cids;
+            return result;
+        }
+    };
+    let (mut wanted, mut bytes) = (Vec::new(), 0usize);
+    for ((cid, kind), size) in job.wants.iter().zip(sizes) {
+        match (size, kind) {
+            (None, _) => result.missing.push(*cid),
+            (Some(_), WantKind::Have) => result.present.push(*cid),
+            (Some(size), WantKind::Block) => {
+                let size = size as usize;
+                if wanted.is_empty() || bytes + size <= ANSWER_BYTES_TARGET {
+                    wanted.push(*cid);
+                    bytes += size;
+                } else {
+                    break;
+                }
+            }
+        }
+    }
+    match reader.get_many(&wanted) {
+        Ok(blocks) => {
+            for (cid, data) in wanted.into_iter().zip(blocks) {
+                match data {
+                    Some(data) => result.blocks.push((cid, data)),
+                    None => result.missing.push(cid),
+                }
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "wanted blocks can't be read");
+            result.missing.extend(wanted);
+        }
+    }
+    result
+}

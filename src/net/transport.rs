@@ -1,0 +1,88 @@
+//! TCP (TLS or Noise, yamux) and QUIC, with a guard that every dial passes with its final IP address.
+//!
+//! The guard sits below DNS: a name is resolved first, and what it resolves to is judged and then dialled, so that a
+//! name can't smuggle in an address that the profile forbids.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
+use libp2p::core::upgrade::{SelectSecurityUpgrade, Version};
+use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, tcp, tls, yamux};
+
+use super::profile::Profile;
+
+/// Streams on one TCP connection, both sides together. boxo opens a stream for every message, a few at a time; each
+/// can make us hold a window of 256 KiB.
+const YAMUX_STREAMS_MAX: usize = 256;
+
+/// Incoming streams on one QUIC connection.
+const QUIC_STREAMS_MAX: u32 = 256;
+
+/// Builds the transport of a node.
+pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
+    let security = SelectSecurityUpgrade::new(
+        tls::Config::new(keypair).map_err(io::Error::other)?,
+        noise::Config::new(keypair).map_err(io::Error::other)?,
+    );
+    let mut multiplexer = yamux::Config::default();
+    multiplexer.set_max_num_streams(YAMUX_STREAMS_MAX);
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex(multiplexer)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let mut quic_config = quic::Config::new(keypair);
+    quic_config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
+    let quic =
+        quic::tokio::Transport::new(quic_config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let both = OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed();
+    let guarded = Guarded { inner: both, profile };
+    let transport = match dns::tokio::Transport::system(guarded) {
+        Ok(transport) => transport.boxed(),
+        Err(error) => return Err(io::Error::other(format!("the system's DNS configuration can't be read: {error}"))),
+    };
+    Ok(transport)
+}
+
+/// Refuses to dial what the profile forbids.
+struct Guarded {
+    inner: Boxed<(PeerId, StreamMuxerBox)>,
+    profile: Profile,
+}
+
+impl Transport for Guarded {
+    type Output = (PeerId, StreamMuxerBox);
+    type Error = io::Error;
+    type ListenerUpgrade = <Boxed<Self::Output> as Transport>::ListenerUpgrade;
+    type Dial = <Boxed<Self::Output> as Transport>::Dial;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<Self::Error>> {
+        self.inner.listen_on(id, address)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
+        // Only origins and configured peers are ever dialled, so each address here is a trusted one.
+        match self.profile.may_dial(&address, true) {
+            Ok(()) => self.inner.dial(address, options),
+            Err(reason) => Err(TransportError::Other(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("{address} is not dialled: {reason}"),
+            ))),
+        }
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, Self::Error>> {
+        Pin::new(&mut self.inner).poll(context)
+    }
+}

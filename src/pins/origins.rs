@@ -1,0 +1,216 @@
+//! The peers that unfinished pins name as origins: dialled again and again until the pin ends, grouped by peer.
+//!
+//! An origin whose address can't be dialled still counts: when that peer dials us, it is a source for the pin.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use crate::model::{PinId, PinRecord};
+use crate::net::profile::{Profile, check_origin, origin_peer};
+use crate::net::{Multiaddr, PeerId};
+
+/// The wait before a peer is dialled a second time; it doubles.
+const REDIAL_MIN: Duration = Duration::from_secs(5);
+
+/// The longest wait between two dials of a peer.
+const REDIAL_MAX: Duration = Duration::from_secs(300);
+
+/// Addresses of one peer, whatever its pins name.
+const ADDRESSES_PER_PEER_MAX: usize = 40;
+
+#[derive(Debug)]
+struct Origin {
+    addresses: Vec<Multiaddr>,
+    pins: HashSet<PinId>,
+    next_dial_at: Instant,
+    wait: Duration,
+}
+
+/// All origins of unfinished pins.
+#[derive(Debug)]
+pub struct Origins {
+    profile: Profile,
+    own_peer: PeerId,
+    peers: HashMap<PeerId, Origin>,
+    pins: HashMap<PinId, Vec<PeerId>>,
+    /// When each peer is dialled next, so that looking costs what is due, not what is known.
+    dials: BTreeSet<(Instant, PeerId)>,
+}
+
+impl Origins {
+    /// No origins yet.
+    pub fn new(profile: Profile, own_peer: PeerId) -> Self {
+        Self { profile, own_peer, peers: HashMap::new(), pins: HashMap::new(), dials: BTreeSet::new() }
+    }
+
+    /// Adds the origins of a pin; they are dialled with the next [`Origins::due`]. Returns peers that no other pin named.
+    pub fn add(&mut self, record: &PinRecord, now: Instant) -> Vec<PeerId> {
+        if self.pins.contains_key(&record.id) {
+            return Vec::new();
+        }
+        let mut new = Vec::new();
+        let mut peers = Vec::new();
+        for text in &record.origins {
+            let (peer, address) = match check_origin(&self.profile, text, self.own_peer) {
+                Ok((peer, address)) => (peer, Some(address)),
+                Err(_) => match origin_peer(text) {
+                    Some(peer) => (peer, None),
+                    None => continue,
+                },
+            };
+            if peer == self.own_peer {
+                continue;
+            }
+            let origin = self.peers.entry(peer).or_insert_with(|| {
+                new.push(peer);
+                self.dials.insert((now, peer));
+                Origin { addresses: Vec::new(), pins: HashSet::new(), next_dial_at: now, wait: REDIAL_MIN }
+            });
+            origin.pins.insert(record.id);
+            if let Some(address) = address
+                && origin.addresses.len() < ADDRESSES_PER_PEER_MAX
+                && !origin.addresses.contains(&address)
+            {
+                origin.addresses.push(address);
+                reschedule(&mut self.dials, peer, origin, now);
+            }
+            if !peers.contains(&peer) {
+                peers.push(peer);
+            }
+        }
+        self.pins.insert(record.id, peers);
+        new
+    }
+
+    /// Forgets a pin. Returns peers that no pin names any longer.
+    pub fn remove(&mut self, pin: PinId) -> Vec<PeerId> {
+        let mut gone = Vec::new();
+        for peer in self.pins.remove(&pin).unwrap_or_default() {
+            let Some(origin) = self.peers.get_mut(&peer) else { continue };
+            origin.pins.remove(&pin);
+            if origin.pins.is_empty() {
+                self.dials.remove(&(origin.next_dial_at, peer));
+                self.peers.remove(&peer);
+                gone.push(peer);
+            }
+        }
+        gone
+    }
+
+    /// The peers that a pin names.
+    pub fn of(&self, pin: PinId) -> &[PeerId] {
+        self.pins.get(&pin).map_or(&[], Vec::as_slice)
+    }
+
+    /// The pins that name a peer.
+    pub fn pins_of(&self, peer: &PeerId) -> Vec<PinId> {
+        self.peers.get(peer).map(|origin| origin.pins.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// A pin is tried (again): its peers are dialled with the next [`Origins::due`].
+    pub fn hurry(&mut self, pin: PinId, now: Instant) {
+        for peer in self.pins.get(&pin).into_iter().flatten() {
+            if let Some(origin) = self.peers.get_mut(peer) {
+                let at = origin.next_dial_at.min(now);
+                reschedule(&mut self.dials, *peer, origin, at);
+            }
+        }
+    }
+
+    /// A peer is connected: should it go away, it is dialled soon.
+    pub fn connected(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(origin) = self.peers.get_mut(peer) {
+            origin.wait = REDIAL_MIN;
+            reschedule(&mut self.dials, *peer, origin, now + REDIAL_MIN);
+        }
+    }
+
+    /// The peers to dial now, each with its addresses. Dialling a connected peer does nothing.
+    pub fn due(&mut self, now: Instant) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        let mut due = Vec::new();
+        while let Some((_, peer)) = self.dials.first().copied().filter(|(at, _)| *at <= now) {
+            let Some(origin) = self.peers.get_mut(&peer) else {
+                self.dials.pop_first();
+                continue;
+            };
+            let at = now + origin.wait;
+            reschedule(&mut self.dials, peer, origin, at);
+            origin.wait = (2 * origin.wait).min(REDIAL_MAX);
+            if !origin.addresses.is_empty() {
+                due.push((peer, origin.addresses.clone()));
+            }
+        }
+        due
+    }
+}
+
+fn reschedule(dials: &mut BTreeSet<(Instant, PeerId)>, peer: PeerId, origin: &mut Origin, at: Instant) {
+    dials.remove(&(origin.next_dial_at, peer));
+    origin.next_dial_at = at;
+    dials.insert((at, peer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{PinState, UserId};
+    use std::collections::BTreeMap;
+
+    const FIRST: &str = "12D3KooWGRUhFGu3hKQdVHzPP1LqTiFyBhVgfhZr2VfJvhzm8wDY";
+
+    fn record(origins: &[&str]) -> PinRecord {
+        PinRecord {
+            id: PinId::new(),
+            user: UserId(1),
+            cid_text: "bafkqaaa".into(),
+            root: "bafkqaaa".parse().unwrap(),
+            name: None,
+            origins: origins.iter().map(|text| (*text).to_owned()).collect(),
+            origins_skipped: Vec::new(),
+            meta: BTreeMap::new(),
+            created_ms: 0,
+            state: PinState::Queued,
+            retained_roots: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn origins_are_dialled_grouped_by_peer_and_with_growing_waits() {
+        let (mut origins, now) = (Origins::new(Profile::Public, PeerId::random()), Instant::now());
+        let peer = PeerId::random();
+        let texts = [format!("/ip4/8.8.8.8/tcp/1/p2p/{peer}"), format!("/ip4/8.8.4.4/tcp/1/p2p/{peer}")];
+        let record = record(&[&texts[0], &texts[1], "nonsense"]);
+        assert_eq!(origins.add(&record, now), [peer]);
+        let due = origins.due(now);
+        assert_eq!((due.len(), due[0].1.len()), (1, 2));
+        assert!(origins.due(now + REDIAL_MIN - Duration::from_millis(1)).is_empty());
+        assert_eq!(origins.due(now + REDIAL_MIN).len(), 1);
+        assert!(origins.due(now + 2 * REDIAL_MIN).is_empty(), "the wait has doubled");
+        origins.hurry(record.id, now + 2 * REDIAL_MIN);
+        assert_eq!(origins.due(now + 2 * REDIAL_MIN).len(), 1);
+        assert_eq!(origins.remove(record.id), [peer]);
+        assert!(origins.due(now + REDIAL_MAX).is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_dialled_is_still_a_source() {
+        let (mut origins, now) = (Origins::new(Profile::Public, PeerId::random()), Instant::now());
+        let record = record(&[&format!("/ip4/192.168.1.2/tcp/4001/p2p/{FIRST}")]);
+        let peer: PeerId = FIRST.parse().unwrap();
+        assert_eq!(origins.add(&record, now), [peer]);
+        assert!(origins.due(now).is_empty());
+        assert_eq!(origins.pins_of(&peer), [record.id]);
+        assert_eq!(origins.of(record.id), [peer]);
+    }
+
+    #[test]
+    fn a_peer_of_two_pins_stays_until_both_end() {
+        let (mut origins, now) = (Origins::new(Profile::Public, PeerId::random()), Instant::now());
+        let text = format!("/ip4/8.8.8.8/tcp/1/p2p/{FIRST}");
+        let (first, second) = (record(&[&text]), record(&[&text]));
+        assert_eq!(origins.add(&first, now).len(), 1);
+        assert!(origins.add(&second, now).is_empty());
+        assert!(origins.remove(first.id).is_empty());
+        assert_eq!(origins.remove(second.id).len(), 1);
+    }
+}

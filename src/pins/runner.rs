@@ -1,0 +1,350 @@
+//! Carries the pins out: gives each its turn, dials its origins, fetches its DAG, and records how it ended.
+//!
+//! One task owns the schedule. What it decides is durable before anyone hears of it; a restart finds every unfinished pin
+//! in the records and goes on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cid::Cid;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
+
+use super::Options;
+use super::board::{Board, Live, PinChange, Progress};
+use super::origins::Origins;
+use super::schedule::Schedule;
+use crate::dag::walk::WalkError;
+use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, LocalDag};
+use crate::model::{Failure, FailureCode, PinId, PinRecord, PinState};
+use crate::net::{NodeEvent, NodeHandle};
+use crate::store::records::{Records, RecordsError};
+
+/// Records that are read at a time when the unfinished pins are loaded.
+const PAGE_RECORDS: usize = 1000;
+
+/// How often running pins are looked at: progress for the board, origins to dial, waits that are over.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Why the runner stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// The unfinished pins can't be read.
+    #[error("the unfinished pins can't be read: {0}")]
+    Records(#[from] RecordsError),
+}
+
+/// A running fetch.
+struct Active {
+    record: Arc<PinRecord>,
+    progress: watch::Receiver<FetchProgress>,
+    abort: AbortHandle,
+}
+
+type Outcome = (PinId, Result<LocalDag, FetchError>);
+
+/// The runner.
+pub struct Runner {
+    records: Arc<Records>,
+    board: Arc<Board>,
+    node: NodeHandle,
+    fetcher: Fetcher,
+    options: Options,
+    schedule: Schedule,
+    origins: Origins,
+    active: HashMap<PinId, Active>,
+    tasks: JoinSet<Outcome>,
+    /// Roots of waiting pins, which newly connected peers are asked for.
+    watched: HashMap<PinId, Cid>,
+}
+
+/// The runner's task, to stop and join.
+#[derive(Debug)]
+pub struct RunnerTask {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), RunnerError>>,
+}
+
+impl RunnerTask {
+    /// Ends all fetches; what they stored stays. Returns the error that ended the runner before, if any.
+    pub async fn stop(self) -> Result<(), RunnerError> {
+        let _ = self.stop.send(());
+        self.task.await.unwrap_or(Ok(()))
+    }
+}
+
+impl Runner {
+    /// A runner without pins.
+    pub fn new(records: Arc<Records>, board: Arc<Board>, node: NodeHandle, fetcher: Fetcher, options: Options) -> Self {
+        let schedule = Schedule::new(options.active_max, options.retry_min, options.retry_max);
+        let origins = Origins::new(node.profile().clone(), node.peer_id());
+        Self {
+            records,
+            board,
+            node,
+            fetcher,
+            options,
+            schedule,
+            origins,
+            active: HashMap::new(),
+            tasks: JoinSet::new(),
+            watched: HashMap::new(),
+        }
+    }
+
+    /// Loads the unfinished pins and works until stopped.
+    pub fn spawn(self, changes: mpsc::Receiver<PinChange>, events: mpsc::Receiver<NodeEvent>) -> RunnerTask {
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(self.run(changes, events, stopped));
+        RunnerTask { stop, task }
+    }
+
+    async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<PinChange>,
+        mut events: mpsc::Receiver<NodeEvent>,
+        mut stopped: oneshot::Receiver<()>,
+    ) -> Result<(), RunnerError> {
+        self.load().await?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.start_next().await;
+            tokio::select! {
+                _ = &mut stopped => break,
+                Some(change) = changes.recv() => match change {
+                    PinChange::Added(record) => self.add(&record).await,
+                    PinChange::Removed(pin) => self.remove(pin).await,
+                },
+                Some(event) = events.recv() => self.handle_node_event(event).await,
+                Some(outcome) = self.tasks.join_next() => self.handle_outcome(outcome).await,
+                _ = tick.tick() => self.handle_tick().await,
+            }
+        }
+        self.tasks.shutdown().await;
+        Ok(())
+    }
+
+    async fn load(&mut self) -> Result<(), RunnerError> {
+        let (mut after, mut count) = (None, 0usize);
+        loop {
+            let records = Arc::clone(&self.records);
+            let page = tokio::task::spawn_blocking(move || records.unfinished(after, PAGE_RECORDS)).await;
+            let Ok(page) = page else { return Ok(()) };
+            let page = page?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            count += page.len();
+            for record in &page {
+                self.add(record).await;
+            }
+        }
+        if count > 0 {
+            tracing::info!(pins = count, "going on with unfinished pins");
+        }
+        Ok(())
+    }
+
+    async fn add(&mut self, record: &PinRecord) {
+        self.schedule.add(record.id, record.user);
+        for peer in self.origins.add(record, Instant::now()) {
+            let _ = self.node.protect(peer).await;
+        }
+        self.dial_due().await;
+    }
+
+    /// A pin is finished or gone: nothing of it stays here.
+    async fn remove(&mut self, pin: PinId) {
+        if let Some(active) = self.active.remove(&pin) {
+            active.abort.abort();
+        }
+        self.schedule.remove(pin);
+        for peer in self.origins.remove(pin) {
+            let _ = self.node.unprotect(peer).await;
+        }
+        self.unwatch(pin).await;
+        self.board.clear(&pin);
+    }
+
+    async fn unwatch(&mut self, pin: PinId) {
+        if let Some(root) = self.watched.remove(&pin) {
+            let _ = self.node.unwatch(root).await;
+        }
+    }
+
+    async fn start_next(&mut self) {
+        while let Some(pin) = self.schedule.next() {
+            match self.records.get(pin) {
+                Ok(Some(record)) if record.state == PinState::Queued => self.start(Arc::new(record)).await,
+                Ok(_) => self.remove(pin).await,
+                Err(error) => {
+                    tracing::error!(%pin, %error, "a pin can't be read");
+                    self.wait(pin, "its record can't be read; see the log".into(), None);
+                }
+            }
+        }
+    }
+
+    async fn start(&mut self, record: Arc<PinRecord>) {
+        let pin = record.id;
+        self.unwatch(pin).await;
+        self.origins.hurry(pin, Instant::now());
+        self.dial_due().await;
+        let (sender, progress) = watch::channel(FetchProgress::new(Instant::now()));
+        let limits =
+            FetchLimits { blocks_max: self.options.blocks_max, stall_timeout: self.options.stall_timeout };
+        let (fetcher, root, sources) = (self.fetcher.clone(), record.root, self.origins.of(pin).to_vec());
+        let abort = self.tasks.spawn(async move { (pin, fetcher.fetch(root, sources, limits, &sender).await) });
+        self.board.set(pin, Live::Fetching(shown(&progress.borrow())));
+        self.active.insert(pin, Active { record, progress, abort });
+    }
+
+    async fn handle_outcome(&mut self, outcome: Result<Outcome, JoinError>) {
+        let (pin, result) = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => {
+                // A panic is a bug, but one pin's bug must not keep a slot for ever.
+                tracing::error!(%error, "a fetch panicked");
+                let lost: Vec<PinId> =
+                    self.active.iter().filter(|(_, active)| active.abort.is_finished()).map(|(pin, _)| *pin).collect();
+                for pin in lost {
+                    let progress = self.active.remove(&pin).map(|active| shown(&active.progress.borrow()));
+                    self.wait(pin, "an internal error; see the log".into(), progress);
+                }
+                return;
+            }
+        };
+        // Removed while it ended.
+        let Some(active) = self.active.remove(&pin) else { return };
+        let progress = shown(&active.progress.borrow());
+        match result {
+            Ok(dag) => {
+                let state = PinState::Pinned { blocks: dag.blocks, bytes: dag.bytes };
+                self.finish(pin, state, progress).await;
+            }
+            Err(FetchError::Dag(error)) => {
+                let failure = Failure { code: failure_code(&error), sentence: error.to_string() };
+                self.finish(pin, PinState::Failed(failure), progress).await;
+            }
+            Err(FetchError::Stalled { had_provider }) => {
+                self.handle_stall(&active.record, had_provider, progress).await;
+            }
+            Err(FetchError::Store(error)) => {
+                tracing::error!(%pin, %error, "a pin can't be stored");
+                self.wait(pin, format!("the block store can't take it: {error}"), Some(progress));
+            }
+            // The next start goes on with it.
+            Err(FetchError::Node(_) | FetchError::Stopping) => {}
+        }
+    }
+
+    async fn finish(&mut self, pin: PinId, state: PinState, progress: Progress) {
+        match self.records.finish(pin, state.clone()).await {
+            Ok(true) => {
+                match &state {
+                    PinState::Pinned { blocks, bytes } => tracing::info!(%pin, blocks, bytes, "pinned"),
+                    PinState::Failed(failure) => tracing::info!(%pin, reason = failure.sentence, "a pin failed"),
+                    PinState::Queued => {}
+                }
+                self.remove(pin).await;
+            }
+            Ok(false) => self.remove(pin).await,
+            Err(error) => {
+                tracing::error!(%pin, %error, "the end of a pin can't be recorded");
+                self.wait(pin, "its record can't be written; see the log".into(), Some(progress));
+            }
+        }
+    }
+
+    async fn handle_stall(&mut self, record: &PinRecord, had_provider: bool, progress: Progress) {
+        let pin = record.id;
+        let sentence = stall_sentence(record, had_provider, &progress);
+        let age_ms = jiff::Timestamp::now().as_millisecond().saturating_sub(record.created_ms);
+        let give_up_ms = i64::try_from(self.options.give_up_after.as_millis()).unwrap_or(i64::MAX);
+        if age_ms >= give_up_ms {
+            let code = if had_provider { FailureCode::Stalled } else { FailureCode::NoProvider };
+            self.finish(pin, PinState::Failed(Failure { code, sentence }), progress).await;
+            return;
+        }
+        tracing::debug!(%pin, sentence, "a pin stalled");
+        self.wait(pin, sentence, Some(progress));
+        self.watched.insert(pin, record.root);
+        let _ = self.node.watch(record.root).await;
+    }
+
+    /// Gives the slot back until the next try.
+    fn wait(&mut self, pin: PinId, last_try: String, progress: Option<Progress>) {
+        let next_try_at = self.schedule.stalled(pin, Instant::now(), rand::random());
+        let live = Live::Queued { ahead: None, next_try_at: Some(next_try_at), last_try: Some(last_try), progress };
+        self.board.set(pin, live);
+    }
+
+    async fn handle_node_event(&mut self, event: NodeEvent) {
+        let pins = match event {
+            NodeEvent::PeerConnected(peer) => {
+                self.origins.connected(&peer, Instant::now());
+                self.origins.pins_of(&peer)
+            }
+            NodeEvent::Offered(root) => {
+                self.watched.iter().filter(|(_, watched)| **watched == root).map(|(pin, _)| *pin).collect()
+            }
+        };
+        for pin in pins {
+            self.wake(pin);
+        }
+    }
+
+    fn wake(&mut self, pin: PinId) {
+        if self.schedule.wake(pin) {
+            self.board.clear(&pin);
+        }
+    }
+
+    async fn handle_tick(&mut self) {
+        for (pin, active) in &self.active {
+            self.board.set(*pin, Live::Fetching(shown(&active.progress.borrow())));
+        }
+        for pin in self.schedule.handle_timeout(Instant::now()) {
+            self.board.clear(&pin);
+        }
+        self.dial_due().await;
+    }
+
+    async fn dial_due(&mut self) {
+        for (peer, addresses) in self.origins.due(Instant::now()) {
+            let _ = self.node.dial(peer, addresses).await;
+        }
+    }
+}
+
+fn shown(progress: &FetchProgress) -> Progress {
+    Progress {
+        blocks_fetched: progress.blocks_fetched,
+        blocks_known: progress.blocks_known,
+        bytes_fetched: progress.bytes_fetched,
+        bytes_per_second: progress.bytes_per_second,
+        peers: progress.providers,
+        last_block_at: progress.last_block_at,
+    }
+}
+
+fn failure_code(error: &WalkError) -> FailureCode {
+    match error {
+        WalkError::Invalid { .. } => FailureCode::BlockInvalid,
+        WalkError::Unsupported { .. } | WalkError::UnsupportedRoot { .. } => FailureCode::Unsupported,
+        WalkError::TooLarge { .. } => FailureCode::TooLarge,
+    }
+}
+
+fn stall_sentence(record: &PinRecord, had_provider: bool, progress: &Progress) -> String {
+    let reached = format!("{} of {} known blocks are here", progress.blocks_fetched, progress.blocks_known);
+    if had_provider {
+        format!("the peers that had the content stopped sending; {reached}")
+    } else if record.origins.is_empty() {
+        format!("no origins were given and no connected peer has the content; {reached}. Keep a node that has it connected to one of the delegates")
+    } else {
+        format!("none of the origins is connected and no other peer has the content; {reached}. Keep the node that has it running, and connected to one of the delegates")
+    }
+}
