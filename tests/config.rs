@@ -1,5 +1,8 @@
 //! The configuration from outside: each layer, which one wins, and what is said when a key or a value is wrong.
 
+// Clippy allows these in test functions only, not in what they share.
+#![allow(clippy::unwrap_used)]
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -58,7 +61,7 @@ fn the_defaults_are_complete() {
     assert_eq!(config.store.records_cache, ByteSize::mib(16));
     assert_eq!(config.store.write_buffer, ByteSize::mib(32));
     assert_eq!(config.pins.active_max, 16);
-    assert_eq!(config.pins.stall_timeout, Duration::from_secs(60));
+    assert_eq!(config.pins.stall_timeout, Duration::from_mins(1));
     assert_eq!(config.pins.retry_min, Duration::from_secs(10));
     assert_eq!(config.pins.retry_max, Duration::from_mins(30));
     assert_eq!(config.pins.give_up_after, Duration::from_hours(24));

@@ -1,1 +1,164 @@
-//! cli
+//! The command line: one file per command, and nothing that another way in would need as well.
+
+mod demo;
+mod serve;
+mod signals;
+mod welcome;
+
+use std::error::Error;
+use std::io;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::AppError;
+use crate::config::ConfigError;
+use crate::telemetry::TelemetryError;
+
+/// An IPFS pinning service in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "pinnace", version, about, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service until SIGINT or SIGTERM. No configuration is needed.
+    Serve(serve::Arguments),
+    /// Show the whole trip on this machine, on loopback: a peer has a file, pinnace pins it, the peer leaves, another
+    /// peer fetches it from pinnace. Leaves nothing behind.
+    Demo(demo::Arguments),
+}
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The configuration can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Logging can't be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The service can't start or stop.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The process can't get threads, signals or its standard input.
+    #[error("cannot {what}")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// What the start made can't be shown.
+    #[error(transparent)]
+    Welcome(#[from] welcome::WelcomeError),
+    /// The demo did not go well.
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
+}
+
+/// Reads the command line. Ends the process with help or usage where the command line asks for it or is wrong.
+pub fn parse() -> Arguments {
+    Arguments::parse()
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> Result<(), CliError> {
+    match arguments.command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+    }
+}
+
+/// An error and its causes as one line. A cause that the line has said already is left out.
+pub fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The threads that run everything asynchronous.
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("pinnace")
+        .build()
+        .map_err(|source| CliError::Process { what: "start the threads of the process", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_takes_its_flags() {
+        let line = [
+            "pinnace",
+            "serve",
+            "--data",
+            "d",
+            "--config",
+            "c",
+            "--http",
+            "127.0.0.1:0",
+            "--listen",
+            "/ip4/127.0.0.1/tcp/0",
+            "--listen",
+            "/ip6/::1/tcp/0",
+            "--external",
+            "/dns4/a.org/tcp/1",
+            "--lan",
+            "--ready-json",
+        ];
+        let Command::Serve(serve) = Arguments::try_parse_from(line).unwrap().command else { panic!("not serve") };
+        let flags = serve.flags();
+        assert_eq!(flags.data.as_deref(), Some("d".as_ref()));
+        assert_eq!(flags.http.as_deref(), Some("127.0.0.1:0"));
+        assert_eq!(flags.listen, ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]);
+        assert_eq!(flags.external, ["/dns4/a.org/tcp/1"]);
+        assert!(flags.lan);
+    }
+
+    #[test]
+    fn demo_takes_a_size() {
+        for (line, bytes) in [(&["pinnace", "demo"][..], 256 << 20), (&["pinnace", "demo", "--size", "3KiB"], 3 << 10)]
+        {
+            let Command::Demo(demo) = Arguments::try_parse_from(line).unwrap().command else { panic!("not demo") };
+            assert_eq!(demo.size.as_u64(), bytes);
+        }
+        for size in ["0", "-1", "many", ""] {
+            assert!(Arguments::try_parse_from(["pinnace", "demo", "--size", size]).is_err(), "{size}");
+        }
+    }
+
+    #[test]
+    fn errors_become_one_line_with_their_causes() {
+        let line = one_line(&Outer(io::Error::other("no\nspace")));
+        assert_eq!(line, "cannot open the store: no space");
+        assert_eq!(one_line(&Repeats(io::Error::other("no space"))), "it says: no space");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open the store")]
+    struct Outer(#[source] io::Error);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("it says: no space")]
+    struct Repeats(#[source] io::Error);
+}

@@ -169,7 +169,7 @@ fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, ConfigError> {
             return Err(ConfigError::BadValue {
                 origin: "flag --data".to_owned(),
                 key: "data".to_owned(),
-                found: format!("{directory:?}"),
+                found: format!("\"{}\"", directory.display()),
                 expected: "a path in UTF-8".to_owned(),
             });
         };

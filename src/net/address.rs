@@ -12,7 +12,7 @@ use libp2p::{Multiaddr, PeerId};
 pub enum Reach {
     /// Globally routable unicast.
     Global,
-    /// This machine: 127.0.0.0/8, ::1.
+    /// This machine: 127.0.0.0/8, `::1`.
     Loopback,
     /// Private networks (RFC 1918), carriers' shared space (RFC 6598) and unique local addresses (RFC 4193).
     Private,
@@ -50,13 +50,12 @@ fn reach_v4(ip: Ipv4Addr) -> Reach {
         // Port Control Protocol anycast and TURN anycast, the two global addresses among the protocol assignments.
         [192, 0, 0, 9 | 10] => Reach::Global,
         // "This network", protocol assignments, documentation, the old 6to4 relays, benchmarks, the former class E.
-        [0, ..]
+        [0 | 240..=255, ..]
         | [192, 0, 0 | 2, _]
         | [198, 51, 100, _]
         | [203, 0, 113, _]
         | [192, 88, 99, _]
-        | [198, 18 | 19, ..]
-        | [240..=255, ..] => Reach::Reserved,
+        | [198, 18 | 19, ..] => Reach::Reserved,
         _ => Reach::Global,
     }
 }
@@ -78,11 +77,9 @@ fn reach_v6(ip: Ipv6Addr) -> Reach {
             }
         }
         // Protocol assignments: anycast, AMT, AS112, ORCHIDv2 and drone ids are global, the rest (Teredo too) isn't.
-        [0x2001, 1, 0, 0, 0, 0, 0, 1..=3] | [0x2001, 3, ..] | [0x2001, 4, 0x112, ..] | [0x2001, 0x20..=0x3f, ..] => {
-            Reach::Global
-        }
+        [0x2001, 1, 0, 0, 0, 0, 0, 1..=3] | [0x2001, 3 | 0x20..=0x3f, ..] | [0x2001, 4, 0x112, ..] => Reach::Global,
         // Other protocol assignments, documentation and 6to4.
-        [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2002, ..] => Reach::Reserved,
+        [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2002, ..] => Reach::Reserved,
         // The only block that IANA gives out as global unicast (RFC 4291, section 2.4).
         [0x2000..=0x3fff, ..] => Reach::Global,
         _ => Reach::Reserved,

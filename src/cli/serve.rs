@@ -1,0 +1,134 @@
+//! `pinnace serve`: runs the service until it is told to stop. What it is made of is `app`'s business.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::signals::Signals;
+use super::{CliError, runtime, welcome};
+use crate::app::App;
+use crate::config::{Config, Flags, Sources};
+use crate::model::limits::SHUTDOWN_MAX;
+use crate::telemetry;
+
+/// Flags of `pinnace serve`; they override every other layer of the configuration.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Directory of the peer identity and both stores; made if it isn't there [default: the platform's data directory]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Configuration file; config/default.toml in the source explains every key
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port of the HTTP API; port 0 picks a free one [default: 127.0.0.1:4080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: Option<String>,
+    /// Where to listen for peers; may be given several times [default: TCP and QUIC on 4001, all interfaces]
+    #[arg(long, value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// An address under which others reach this node; may be given several times
+    #[arg(long, value_name = "MULTIADDR")]
+    external: Vec<String>,
+    /// Dial and announce private addresses too, inside the networks of this machine
+    #[arg(long)]
+    lan: bool,
+    /// Print one line of JSON on standard output once everything serves, instead of text
+    #[arg(long)]
+    ready_json: bool,
+    /// Stop when standard input ends, for programs that run pinnace as their child
+    #[arg(long)]
+    stop_at_eof: bool,
+}
+
+impl Arguments {
+    /// The flags that are keys of the configuration.
+    pub(super) fn flags(&self) -> Flags {
+        Flags {
+            data: self.data.clone(),
+            http: self.http.clone(),
+            listen: self.listen.clone(),
+            external: self.external.clone(),
+            lan: self.lan,
+        }
+    }
+}
+
+/// Runs the command.
+pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
+    let flags = arguments.flags();
+    let config = Config::load(&Sources::of_process(arguments.config, flags))?;
+    telemetry::install(&config.log)?;
+    let directory = config.data_directory()?;
+    let stdin_end = arguments.stop_at_eof.then(end_of_stdin).transpose()?;
+
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(serve(config, &directory, arguments.ready_json, stdin_end));
+    // What still runs after an orderly stop is late; nothing that was acknowledged depends on it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(
+    config: Config,
+    directory: &Path,
+    ready_json: bool,
+    stdin_end: Option<oneshot::Receiver<()>>,
+) -> Result<(), CliError> {
+    let mut signals = Signals::install()?;
+    let app = tokio::select! {
+        app = App::start(config) => app?,
+        signal = signals.next() => {
+            info!("{signal} before the start was complete");
+            return Ok(());
+        }
+    };
+    let shown = welcome::show(app.ready(), directory, ready_json);
+    if shown.is_ok() {
+        let reason = tokio::select! {
+            signal = signals.next() => signal,
+            () = ended(stdin_end) => "the end of standard input",
+        };
+        info!("stopping: {reason}");
+    }
+    tokio::select! {
+        stopped = tokio::time::timeout(SHUTDOWN_MAX, app.stop()) => {
+            if let Ok(stopped) = stopped {
+                stopped?;
+            } else {
+                warn!("not everything stopped within {} s; ending anyway", SHUTDOWN_MAX.as_secs());
+            }
+        }
+        signal = signals.next() => {
+            warn!("second signal ({signal}); ending at once");
+            process::exit(1);
+        }
+    }
+    Ok(shown?)
+}
+
+/// Resolves when standard input has ended. A thread of its own reads it: such a read can't be cancelled.
+fn end_of_stdin() -> Result<oneshot::Receiver<()>, CliError> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(move || {
+            // An error ends the input as well.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            let _ = sender.send(());
+        })
+        .map_err(|source| CliError::Process { what: "watch standard input", source })?;
+    Ok(receiver)
+}
+
+async fn ended(stdin_end: Option<oneshot::Receiver<()>>) {
+    match stdin_end {
+        Some(end) => {
+            // A sender that is gone means the same as its message.
+            let _ = end.await;
+        }
+        None => std::future::pending().await,
+    }
+}
