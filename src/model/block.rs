@@ -59,7 +59,11 @@ impl Block {
         }
         let hash = cid.hash();
         if hash.code() == IDENTITY_HASH {
-            return if hash.digest() == data.as_ref() { Ok(Self { cid, data }) } else { Err(BlockError::Mismatch { cid }) };
+            return if hash.digest() == data.as_ref() {
+                Ok(Self { cid, data })
+            } else {
+                Err(BlockError::Mismatch { cid })
+            };
         }
         let code = check_hash(&cid)?;
         let computed = code.digest(&data);
@@ -122,8 +126,8 @@ mod tests {
     fn accepts_matching_bytes_for_every_hash_function() {
         let data = Bytes::from_static(b"hello");
         for code in [
-            0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1053, 0x1054, 0x1055, 0xb220, 0xb240,
-            0xb250, 0xb260,
+            0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1053, 0x1054, 0x1055, 0xb220,
+            0xb240, 0xb250, 0xb260,
         ] {
             let code = Code::try_from(code).unwrap();
             let cid = Cid::new_v1(RAW, code.digest(&data));

@@ -68,7 +68,9 @@ impl Live {
     pub fn info(&self, now: Instant) -> BTreeMap<String, String> {
         let mut info = BTreeMap::new();
         let sentence = match self {
-            Self::Queued { ahead, next_try_at, last_try, .. } => queued_sentence(*ahead, *next_try_at, last_try.as_deref(), now),
+            Self::Queued { ahead, next_try_at, last_try, .. } => {
+                queued_sentence(*ahead, *next_try_at, last_try.as_deref(), now)
+            }
             Self::Fetching(progress) => fetching_sentence(progress, now),
         };
         info.insert("status_details".into(), sentence);
