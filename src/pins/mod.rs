@@ -2,5 +2,8 @@
 
 pub mod board;
 pub mod options;
+pub mod query;
+pub mod service;
 
 pub use options::Options;
+pub use service::{NetworkView, PinError, PinInput, PinPage, PinService, PinView};
