@@ -96,3 +96,45 @@ pub const CONNECTIONS_PER_PEER_MAX: u32 = 8;
 
 /// How long an orderly stop may take before the process ends anyway.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of one origin; longer ones are skipped.
+pub const ORIGIN_BYTES_MAX: usize = 1024;
+
+/// Skipped origins that are kept with their reason, to be named in `info`; of further ones only the number is.
+pub const ORIGINS_SKIPPED_MAX: usize = 20;
+
+/// Characters of the name of a device token.
+pub const TOKEN_NAME_CHARS_MAX: usize = 255;
+
+/// Bytes of an e-mail address, from RFC 5321 (a path of 256 with its brackets).
+pub const EMAIL_BYTES_MAX: usize = 254;
+
+/// Bytes of a password: more than anyone types, and little to hash.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+
+/// Passwords that are hashed at the same time, each with 19 MiB of memory.
+pub const PASSWORD_HASHES_RUNNING_MAX: usize = 2;
+
+/// Logins that wait for a password to be hashed; further ones are told to come back.
+pub const PASSWORD_HASHES_QUEUED_MAX: usize = 64;
+
+/// Pairs of account and address whose failed logins are remembered.
+pub const LOGIN_FAILURES_TRACKED_MAX: usize = 4096;
+
+/// HTTP connections that are open at once; further ones wait to be accepted.
+pub const HTTP_CONNECTIONS_MAX: usize = 1024;
+
+/// Requests that run at once on one HTTP/2 connection.
+pub const HTTP_STREAMS_PER_CONNECTION_MAX: u32 = 128;
+
+/// How long an HTTP connection may stand still in either direction.
+pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(75);
+
+/// How long the head of an HTTP/1 request may take, counted from the end of the one before.
+pub const HTTP_HEAD_MAX: Duration = Duration::from_secs(60);
+
+/// How long the body of an HTTP request may take.
+pub const HTTP_BODY_MAX: Duration = Duration::from_secs(30);
+
+/// How long running HTTP requests may take at a stop; less than [`SHUTDOWN_MAX`].
+pub const HTTP_DRAIN_MAX: Duration = Duration::from_secs(2);

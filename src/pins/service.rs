@@ -1,0 +1,324 @@
+//! What clients do with their pins: add, replace, look, list, remove. Each answers after its commit.
+//!
+//! Fetching is the runner's matter; the two meet in the records and on the board.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::model::limits::{
+    DELEGATES_MAX, META_BYTES_MAX, META_PAIRS_MAX, NAME_CHARS_MAX, ORIGIN_BYTES_MAX, ORIGINS_MAX, ORIGINS_SKIPPED_MAX,
+};
+use crate::model::{PinId, PinRecord, PinState, UserId, cids};
+use crate::pins::board::{Board, Live, PinChange};
+use crate::pins::query::{Query, Status};
+use crate::store::records::{AddRefusal, NewPin};
+use crate::store::{Records, RecordsError};
+
+/// What a pin's answers need to know of the node.
+pub trait NetworkView: Send + Sync {
+    /// Addresses under which clients reach the node, each with its peer id; at least one.
+    fn delegates(&self) -> Vec<String>;
+
+    /// Whether an origin can be dialled; if not, why.
+    fn check_origin(&self, multiaddr: &str) -> Result<(), String>;
+}
+
+/// What a client wants to pin, as it wrote it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PinInput {
+    /// The CID.
+    pub cid: String,
+    /// A name; an empty one is none.
+    pub name: Option<String>,
+    /// Multiaddrs of peers that have the content.
+    pub origins: Vec<String>,
+    /// Key-value pairs.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// A pin as its owner sees it.
+#[derive(Debug, Clone)]
+pub struct PinView {
+    /// The pin.
+    pub record: PinRecord,
+    /// How far it has come.
+    pub status: Status,
+    /// More about that.
+    pub info: BTreeMap<String, String>,
+    /// Addresses under which the client reaches the node.
+    pub delegates: Arc<[String]>,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone)]
+pub struct PinPage {
+    /// Pins that match, on this page and all others.
+    pub count: u64,
+    /// The newest of them, newest first.
+    pub pins: Vec<PinView>,
+}
+
+/// Why a pin can't be worked on.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// The client's input can't be accepted; the sentence is for the client.
+    #[error("{0}")]
+    Invalid(String),
+    /// The account has no such pin.
+    #[error("there is no such pin")]
+    NotFound,
+    /// The account makes pins faster than one a millisecond.
+    #[error("the account makes more than one pin a millisecond")]
+    TooFast {
+        /// How long to wait.
+        wait: Duration,
+    },
+    /// Records can't be read or written.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The service is stopping.
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+/// The pins of all accounts.
+#[derive(Clone)]
+pub struct PinService {
+    records: Arc<Records>,
+    board: Arc<Board>,
+    network: Arc<dyn NetworkView>,
+}
+
+impl std::fmt::Debug for PinService {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("PinService")
+    }
+}
+
+impl PinService {
+    /// The pins in `records`, with what `board` and `network` know of them.
+    pub fn new(records: Arc<Records>, board: Arc<Board>, network: Arc<dyn NetworkView>) -> Self {
+        Self { records, board, network }
+    }
+
+    /// Makes a pin.
+    pub async fn add(&self, user: UserId, input: PinInput) -> Result<PinView, PinError> {
+        self.put(user, input, None).await
+    }
+
+    /// Makes a pin in the place of another one: that goes in the same commit, and what it holds stays until the new
+    /// one is pinned.
+    pub async fn replace(&self, user: UserId, id: PinId, input: PinInput) -> Result<PinView, PinError> {
+        self.put(user, input, Some(id)).await
+    }
+
+    /// A pin of this account.
+    pub fn get(&self, user: UserId, id: PinId) -> Result<PinView, PinError> {
+        // The board first: the runner commits before it clears, so a pin that ends between the two is seen as ended,
+        // and no pin seems to fall back to `queued`.
+        let live = self.board.live(&id);
+        match self.records.get(id)? {
+            Some(record) if record.user == user => Ok(view(record, live.as_ref(), &self.delegates())),
+            _ => Err(PinError::NotFound),
+        }
+    }
+
+    /// The pins of this account that match.
+    pub async fn list(&self, user: UserId, query: Query) -> Result<PinPage, PinError> {
+        let service = self.clone();
+        tokio::task::spawn_blocking(move || service.list_blocking(user, query)).await.map_err(|_| PinError::Stopping)?
+    }
+
+    /// Removes a pin of this account.
+    pub async fn remove(&self, user: UserId, id: PinId) -> Result<(), PinError> {
+        let service = self.clone();
+        whole(async move {
+            if !service.records.remove_pin(user, id).await? {
+                return Err(PinError::NotFound);
+            }
+            service.board.announce(PinChange::Removed(id)).await;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put(&self, user: UserId, input: PinInput, replaces: Option<PinId>) -> Result<PinView, PinError> {
+        let new = self.validate(user, input)?;
+        let service = self.clone();
+        whole(async move {
+            let record = service.records.add_pin(new, replaces).await?.map_err(|refusal| match refusal {
+                AddRefusal::NotFound => PinError::NotFound,
+                AddRefusal::TooFast { wait } => PinError::TooFast { wait },
+            })?;
+            if let Some(replaced) = replaces {
+                service.board.announce(PinChange::Removed(replaced)).await;
+            }
+            service.board.announce(PinChange::Added(Arc::new(record.clone()))).await;
+            let live = service.board.live(&record.id);
+            Ok(view(record, live.as_ref(), &service.delegates()))
+        })
+        .await
+    }
+
+    fn list_blocking(&self, user: UserId, query: Query) -> Result<PinPage, PinError> {
+        let filter = query.into_filter();
+        let query = filter.query();
+        let delegates = self.delegates();
+        let mut page = PinPage { count: 0, pins: Vec::new() };
+        let mut failed = None;
+        self.records.scan_pins(user, query.after_ms, query.before_ms, |record| {
+            if !filter.matches_record(&record) {
+                return ControlFlow::Continue(());
+            }
+            match self.current(record) {
+                Ok((record, live)) => {
+                    if filter.matches_status(status(&record, live.as_ref())) {
+                        page.count += 1;
+                        if page.pins.len() < query.limit {
+                            page.pins.push(view(record, live.as_ref(), &delegates));
+                        }
+                    }
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        failed.map_or(Ok(page), Err)
+    }
+
+    /// The pin of a snapshot with what the board says of it. A pin that was unfinished in the snapshot and that the
+    /// board doesn't know may have ended since: it must not seem to fall back to `queued`.
+    fn current(&self, record: PinRecord) -> Result<(PinRecord, Option<Live>), PinError> {
+        if record.state != PinState::Queued {
+            return Ok((record, None));
+        }
+        let live = self.board.live(&record.id);
+        if live.is_some() {
+            return Ok((record, live));
+        }
+        Ok((self.records.get(record.id)?.unwrap_or(record), None))
+    }
+
+    fn delegates(&self) -> Arc<[String]> {
+        let mut delegates = self.network.delegates();
+        delegates.truncate(DELEGATES_MAX);
+        delegates.into()
+    }
+
+    fn validate(&self, user: UserId, input: PinInput) -> Result<NewPin, PinError> {
+        let PinInput { cid, name, origins, meta } = input;
+        // The parser takes what follows `/ipfs/` in a path or URL; the answer has to show a CID, though.
+        if cid.contains("/ipfs/") {
+            return Err(PinError::Invalid("\"cid\" is a path or URL: send only the CID in it".into()));
+        }
+        let root = cids::parse(&cid).map_err(|error| PinError::Invalid(format!("\"cid\": {error}")))?;
+        let name = name.filter(|name| !name.is_empty());
+        let name_chars = name.as_ref().map_or(0, |name| name.chars().count());
+        if name_chars > NAME_CHARS_MAX {
+            return Err(PinError::Invalid(format!(
+                "\"name\" has {name_chars} characters, at most {NAME_CHARS_MAX} are allowed: shorten it"
+            )));
+        }
+        if meta.len() > META_PAIRS_MAX {
+            return Err(PinError::Invalid(format!(
+                "\"meta\" has {} pairs, at most {META_PAIRS_MAX} are allowed: leave some out",
+                meta.len()
+            )));
+        }
+        let meta_bytes: usize = meta.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if meta_bytes > META_BYTES_MAX {
+            return Err(PinError::Invalid(format!(
+                "\"meta\" has {meta_bytes} bytes, at most {META_BYTES_MAX} are allowed: shorten it"
+            )));
+        }
+        let (origins, origins_skipped) = self.sort_origins(origins);
+        Ok(NewPin { user, cid_text: cid, root, name, origins, origins_skipped, meta })
+    }
+
+    /// Which origins are used, and which aren't and why. A bad origin never refuses a pin.
+    fn sort_origins(&self, given: Vec<String>) -> (Vec<String>, Vec<String>) {
+        let mut seen = BTreeSet::new();
+        let mut used = Vec::new();
+        let mut skipped = Vec::new();
+        let mut unnamed = 0usize;
+        for origin in given {
+            let reason = if origin.len() > ORIGIN_BYTES_MAX {
+                format!("longer than {ORIGIN_BYTES_MAX} bytes")
+            } else if seen.contains(&origin) {
+                "given twice".to_owned()
+            } else if used.len() == ORIGINS_MAX {
+                format!("at most {ORIGINS_MAX} are used")
+            } else {
+                match self.network.check_origin(&origin) {
+                    Ok(()) => {
+                        seen.insert(origin.clone());
+                        used.push(origin);
+                        continue;
+                    }
+                    Err(reason) => reason,
+                }
+            };
+            if skipped.len() < ORIGINS_SKIPPED_MAX {
+                let shown: String = origin.chars().take(120).collect();
+                skipped.push(format!("{shown} ({reason})"));
+            } else {
+                unnamed += 1;
+            }
+            seen.insert(origin);
+        }
+        if unnamed > 0 {
+            skipped.push(format!("and {unnamed} more"));
+        }
+        (used, skipped)
+    }
+}
+
+/// Runs a commit and its announcement to their end, even when the client goes away in between.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, PinError>> + Send + 'static,
+) -> Result<T, PinError> {
+    tokio::spawn(work).await.map_err(|_| PinError::Stopping)?
+}
+
+/// The stored state decides; only for an unfinished pin the board says whether it is being fetched.
+fn status(record: &PinRecord, live: Option<&Live>) -> Status {
+    match record.state {
+        PinState::Pinned { .. } => Status::Pinned,
+        PinState::Failed(_) => Status::Failed,
+        PinState::Queued if live.is_some_and(Live::is_fetching) => Status::Pinning,
+        PinState::Queued => Status::Queued,
+    }
+}
+
+fn view(record: PinRecord, live: Option<&Live>, delegates: &Arc<[String]>) -> PinView {
+    let status = status(&record, live);
+    let mut info = BTreeMap::new();
+    match &record.state {
+        PinState::Queued => match live {
+            Some(live) => info = live.info(Instant::now()),
+            None => {
+                info.insert("status_details".into(), "waiting for its turn".into());
+            }
+        },
+        PinState::Pinned { blocks, bytes } => {
+            info.insert("status_details".into(), format!("every block is stored: {blocks} blocks, {bytes} bytes"));
+            info.insert("dag_size".into(), bytes.to_string());
+            info.insert("raw_size".into(), bytes.to_string());
+            info.insert("blocks_fetched".into(), blocks.to_string());
+            info.insert("blocks_known".into(), blocks.to_string());
+        }
+        PinState::Failed(failure) => {
+            info.insert("status_details".into(), failure.sentence.clone());
+            info.insert("failure".into(), failure.code.as_str().into());
+        }
+    }
+    if !record.origins_skipped.is_empty() {
+        info.insert("origins_skipped".into(), record.origins_skipped.join("; "));
+    }
+    PinView { record, status, info, delegates: Arc::clone(delegates) }
+}

@@ -1,0 +1,237 @@
+//! Pins as they are stored. What a client may ask for is decided in `pins::service`.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use cid::Cid;
+use jiff::Timestamp;
+use redb::ReadableTable;
+
+use super::tables::{CREATED_LAST, PINS, PINS_BY_USER, PINS_UNFINISHED, decode, encode};
+use super::{Change, Records, RecordsError};
+use crate::model::limits::{CREATED_AHEAD_MAX, RETAINED_ROOTS_MAX};
+use crate::model::{ContentKey, PinId, PinRecord, PinState, UserId};
+
+/// A pin that is to be made; the fields are those of [`PinRecord`].
+#[derive(Debug, Clone)]
+pub struct NewPin {
+    /// Whose pin it is.
+    pub user: UserId,
+    /// The CID exactly as the client wrote it.
+    pub cid_text: String,
+    /// The same CID, parsed.
+    pub root: Cid,
+    /// The name.
+    pub name: Option<String>,
+    /// Usable origins.
+    pub origins: Vec<String>,
+    /// Origins that are not used, each with the reason.
+    pub origins_skipped: Vec<String>,
+    /// The client's own key-value pairs.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// Why a pin was not made. Nothing was changed then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddRefusal {
+    /// The account has no pin with the id that is to be replaced.
+    NotFound,
+    /// The account's newest `created` is too far ahead of the clock.
+    TooFast {
+        /// How long to wait.
+        wait: Duration,
+    },
+}
+
+impl Records {
+    /// The pin with this id, whoever owns it.
+    pub fn get(&self, id: PinId) -> Result<Option<PinRecord>, RecordsError> {
+        let table = self.read()?.open_table(PINS)?;
+        table.get(id.as_bytes())?.map(|value| decode("pins", value.value())).transpose()
+    }
+
+    /// At most `max` unfinished pins in the order in which they were made, from the one after `after` on.
+    pub fn unfinished(&self, after: Option<PinId>, max: usize) -> Result<Vec<PinRecord>, RecordsError> {
+        let transaction = self.read()?;
+        let unfinished = transaction.open_table(PINS_UNFINISHED)?;
+        let pins = transaction.open_table(PINS)?;
+        let mut records = Vec::new();
+        let start = after.map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(*id.as_bytes()));
+        let start = start.as_ref();
+        for entry in unfinished.range::<&[u8; 16]>((start, std::ops::Bound::Unbounded))?.take(max) {
+            let id = entry?.0;
+            if let Some(value) = pins.get(id.value())? {
+                records.push(decode("pins", value.value())?);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Shows every pin of an account, newest first, that was made strictly between two times (milliseconds since the
+    /// Unix epoch), from one snapshot. It reads the disk for as long as there are pins: not for the event loop.
+    pub fn scan_pins(
+        &self,
+        user: UserId,
+        after_ms: Option<i64>,
+        before_ms: Option<i64>,
+        mut visit: impl FnMut(PinRecord) -> ControlFlow<()>,
+    ) -> Result<(), RecordsError> {
+        let first = after_ms.map_or(Some(i64::MIN), |after| after.checked_add(1));
+        let last = before_ms.map_or(Some(i64::MAX), |before| before.checked_sub(1));
+        let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
+        if first > last {
+            return Ok(());
+        }
+        let transaction = self.read()?;
+        let by_user = transaction.open_table(PINS_BY_USER)?;
+        let pins = transaction.open_table(PINS)?;
+        for entry in by_user.range((user.0, first)..=(user.0, last))?.rev() {
+            let id = entry?.1;
+            if let Some(value) = pins.get(id.value())?
+                && visit(decode("pins", value.value())?).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a pin, in the place of another one of the same account if `replaces` says so.
+    pub async fn add_pin(
+        &self,
+        new: NewPin,
+        replaces: Option<PinId>,
+    ) -> Result<Result<PinRecord, AddRefusal>, RecordsError> {
+        self.write(move |change| change.add_pin(new, replaces, Timestamp::now().as_millisecond())).await
+    }
+
+    /// Removes a pin of this account; false when it has none with this id.
+    pub async fn remove_pin(&self, user: UserId, id: PinId) -> Result<bool, RecordsError> {
+        self.write(move |change| change.remove_pin(user, id)).await
+    }
+
+    /// Stores how a pin ended; false when it is gone meanwhile. A pinned one no longer keeps what it replaced.
+    pub async fn finish(&self, id: PinId, state: PinState) -> Result<bool, RecordsError> {
+        self.write(move |change| change.finish(id, state)).await
+    }
+}
+
+impl Change<'_> {
+    /// Makes a pin at `now_ms`, in the place of `replaces` if that is given.
+    pub fn add_pin(
+        &self,
+        new: NewPin,
+        replaces: Option<PinId>,
+        now_ms: i64,
+    ) -> Result<Result<PinRecord, AddRefusal>, RecordsError> {
+        let replaced = match replaces {
+            None => None,
+            Some(id) => match self.pin(id)? {
+                Some(record) if record.user == new.user => Some(record),
+                _ => return Ok(Err(AddRefusal::NotFound)),
+            },
+        };
+        let mut created_last = self.transaction().open_table(CREATED_LAST)?;
+        let last = created_last.get(new.user.0)?.map(|last| last.value());
+        let created_ms = last.map_or(now_ms, |last| now_ms.max(last.saturating_add(1)));
+        let ahead = Duration::from_millis(u64::try_from(created_ms.saturating_sub(now_ms)).unwrap_or(0));
+        if ahead > CREATED_AHEAD_MAX {
+            return Ok(Err(AddRefusal::TooFast { wait: ahead - CREATED_AHEAD_MAX }));
+        }
+
+        let retained_roots = replaced.as_ref().map_or_else(Vec::new, |replaced| retained_roots(replaced, &new.root));
+        if let Some(replaced) = &replaced {
+            self.delete_pin(replaced)?;
+        }
+        let NewPin { user, cid_text, root, name, origins, origins_skipped, meta } = new;
+        let record = PinRecord {
+            id: PinId::new(),
+            user,
+            cid_text,
+            root,
+            name,
+            origins,
+            origins_skipped,
+            meta,
+            created_ms,
+            state: PinState::Queued,
+            retained_roots,
+        };
+        created_last.insert(user.0, created_ms)?;
+        let id = record.id.as_bytes();
+        self.transaction().open_table(PINS)?.insert(id, encode("pins", &record)?.as_slice())?;
+        self.transaction().open_table(PINS_BY_USER)?.insert((user.0, created_ms), id)?;
+        self.transaction().open_table(PINS_UNFINISHED)?.insert(id, ())?;
+        Ok(Ok(record))
+    }
+
+    /// Removes a pin of this account; false when it has none with this id.
+    pub fn remove_pin(&self, user: UserId, id: PinId) -> Result<bool, RecordsError> {
+        match self.pin(id)? {
+            Some(record) if record.user == user => {
+                self.delete_pin(&record)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Stores how a pin ended; false when it is gone meanwhile.
+    pub fn finish(&self, id: PinId, state: PinState) -> Result<bool, RecordsError> {
+        let Some(mut record) = self.pin(id)? else { return Ok(false) };
+        record.state = state;
+        let mut unfinished = self.transaction().open_table(PINS_UNFINISHED)?;
+        match record.state {
+            PinState::Queued => {
+                unfinished.insert(id.as_bytes(), ())?;
+            }
+            PinState::Pinned { .. } => {
+                record.retained_roots.clear();
+                unfinished.remove(id.as_bytes())?;
+            }
+            PinState::Failed(_) => {
+                unfinished.remove(id.as_bytes())?;
+            }
+        }
+        self.transaction().open_table(PINS)?.insert(id.as_bytes(), encode("pins", &record)?.as_slice())?;
+        Ok(true)
+    }
+
+    fn pin(&self, id: PinId) -> Result<Option<PinRecord>, RecordsError> {
+        let table = self.transaction().open_table(PINS)?;
+        let value = table.get(id.as_bytes())?;
+        value.map(|value| decode("pins", value.value())).transpose()
+    }
+
+    fn delete_pin(&self, record: &PinRecord) -> Result<(), RecordsError> {
+        self.transaction().open_table(PINS)?.remove(record.id.as_bytes())?;
+        self.transaction().open_table(PINS_BY_USER)?.remove((record.user.0, record.created_ms))?;
+        self.transaction().open_table(PINS_UNFINISHED)?.remove(record.id.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// What the successor of `replaced` keeps: everything that `replaced` kept and its own DAG, each content once; nothing
+/// if that is only what the successor pins itself.
+///
+/// Over the bound the second oldest goes: only the oldest of a chain can be a whole DAG, since a pin that becomes
+/// whole forgets what it replaced, so the guarantee that a replaced pin's content stays is not touched.
+fn retained_roots(replaced: &PinRecord, successor: &Cid) -> Vec<Cid> {
+    let mut roots: Vec<Cid> = Vec::new();
+    for root in replaced.retained_roots.iter().chain([&replaced.root]) {
+        let key = ContentKey::of(root);
+        if !roots.iter().any(|root| ContentKey::of(root) == key) {
+            roots.push(*root);
+        }
+    }
+    while roots.len() > RETAINED_ROOTS_MAX {
+        roots.remove(1);
+    }
+    if let [only] = roots.as_slice()
+        && ContentKey::of(only) == ContentKey::of(successor)
+    {
+        roots.clear();
+    }
+    roots
+}

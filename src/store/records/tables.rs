@@ -1,0 +1,70 @@
+//! The tables of `records.redb`, how values become bytes, and the schema's version.
+
+use redb::{Database, ReadableTable, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{RecordsError, SCHEMA_VERSION, writer};
+
+/// Values of the whole installation, by name.
+pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
+/// Accounts by number.
+pub(super) const USERS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("users");
+/// Numbers of accounts by e-mail address in lower case.
+pub(super) const USERS_BY_EMAIL: TableDefinition<'static, &'static str, u64> = TableDefinition::new("users_by_email");
+/// Tokens by their `jti`.
+pub(super) const TOKENS: TableDefinition<'static, &'static [u8; 16], &'static [u8]> = TableDefinition::new("tokens");
+/// Which tokens an account has: (account, family, `jti`).
+pub(super) const TOKENS_BY_USER: TableDefinition<'static, (u64, &'static [u8; 16], &'static [u8; 16]), ()> =
+    TableDefinition::new("tokens_by_user");
+/// Pins by id.
+pub(super) const PINS: TableDefinition<'static, &'static [u8; 16], &'static [u8]> = TableDefinition::new("pins");
+/// Ids of pins by (account, `created` in milliseconds).
+pub(super) const PINS_BY_USER: TableDefinition<'static, (u64, i64), &'static [u8; 16]> =
+    TableDefinition::new("pins_by_user");
+/// Ids of the pins that are neither pinned nor failed; they sort by the time they were made.
+pub(super) const PINS_UNFINISHED: TableDefinition<'static, &'static [u8; 16], ()> =
+    TableDefinition::new("pins_unfinished");
+/// The newest `created` that an account was ever given, in milliseconds; it outlives the pin.
+pub(super) const CREATED_LAST: TableDefinition<'static, u64, i64> = TableDefinition::new("created_last");
+
+/// Where the schema's version is in [`META`].
+pub(super) const SCHEMA_KEY: &str = "schema_version";
+
+/// The bytes of a value: DAG-CBOR, which has one encoding for each value.
+pub(super) fn encode<T: Serialize>(table: &'static str, value: &T) -> Result<Vec<u8>, RecordsError> {
+    serde_ipld_dagcbor::to_vec(value).map_err(|error| RecordsError::Codec { table, reason: error.to_string() })
+}
+
+/// The value of bytes that [`encode`] made.
+pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<T, RecordsError> {
+    serde_ipld_dagcbor::from_slice(bytes).map_err(|error| RecordsError::Codec { table, reason: error.to_string() })
+}
+
+/// Makes the tables of a new file; refuses a foreign file and one with a newer schema.
+pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsError> {
+    let transaction = writer::begin(database)?;
+    let tables = transaction.list_tables()?.count() + transaction.list_multimap_tables()?.count();
+    if tables > 0 && !transaction.list_tables()?.any(|table| redb::TableHandle::name(&table) == "meta") {
+        return Err(RecordsError::Foreign { path: path.to_owned() });
+    }
+    {
+        let mut meta = transaction.open_table(META).map_err(|_| RecordsError::Foreign { path: path.to_owned() })?;
+        let found = meta.get(SCHEMA_KEY)?.map(|value| decode::<u64>("meta", value.value())).transpose()?;
+        match found {
+            Some(found) if found > SCHEMA_VERSION => return Err(RecordsError::Newer { path: path.to_owned(), found }),
+            Some(_) => return Ok(()),
+            None if tables > 0 => return Err(RecordsError::Foreign { path: path.to_owned() }),
+            None => meta.insert(SCHEMA_KEY, encode("meta", &SCHEMA_VERSION)?.as_slice())?,
+        };
+    }
+    transaction.open_table(USERS)?;
+    transaction.open_table(USERS_BY_EMAIL)?;
+    transaction.open_table(TOKENS)?;
+    transaction.open_table(TOKENS_BY_USER)?;
+    transaction.open_table(PINS)?;
+    transaction.open_table(PINS_BY_USER)?;
+    transaction.open_table(PINS_UNFINISHED)?;
+    transaction.open_table(CREATED_LAST)?;
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! What the records promise, against a real file.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use cid::Cid;
+
+use super::*;
+use crate::model::limits::{CREATED_AHEAD_MAX, RETAINED_ROOTS_MAX};
+use crate::model::{Block, Failure, FailureCode, PinId, PinRecord, PinState, UserId};
+
+const CACHE_BYTES: usize = 1024 * 1024;
+
+fn root(number: usize) -> Cid {
+    *Block::new_sha256(0x55, format!("content {number}").into()).unwrap().cid()
+}
+
+fn new_pin(user: u64, number: usize) -> NewPin {
+    NewPin {
+        user: UserId(user),
+        cid_text: root(number).to_string(),
+        root: root(number),
+        name: None,
+        origins: Vec::new(),
+        origins_skipped: Vec::new(),
+        meta: BTreeMap::new(),
+    }
+}
+
+async fn add(records: &Records, user: u64, number: usize, replaces: Option<PinId>) -> PinRecord {
+    records.add_pin(new_pin(user, number), replaces).await.unwrap().unwrap()
+}
+
+fn pins_of(records: &Records, user: u64) -> Vec<PinRecord> {
+    let mut pins = Vec::new();
+    records
+        .scan_pins(UserId(user), None, None, |record| {
+            pins.push(record);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    pins
+}
+
+fn open(directory: &tempfile::TempDir) -> Records {
+    Records::open(&directory.path().join("records.redb"), CACHE_BYTES).unwrap()
+}
+
+#[tokio::test]
+async fn everything_is_there_after_opening_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let mut new = new_pin(1, 0);
+    new.name = Some("a name".into());
+    new.origins = vec!["/ip4/127.0.0.1/tcp/4001".into()];
+    new.origins_skipped = vec!["nonsense: no multiaddr".into()];
+    new.meta.insert("key".into(), "value".into());
+    let pin = records.add_pin(new, None).await.unwrap().unwrap();
+    records.close();
+    drop(records);
+
+    let records = open(&directory);
+    assert_eq!(records.get(pin.id).unwrap(), Some(pin.clone()));
+    assert_eq!(pins_of(&records, 1), [pin.clone()]);
+    assert_eq!(records.unfinished(None, 10).unwrap(), [pin]);
+}
+
+#[tokio::test]
+async fn refuses_a_foreign_file_and_a_newer_schema() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("records.redb");
+    let foreign = redb::Database::create(&path).unwrap();
+    let transaction = foreign.begin_write().unwrap();
+    transaction.open_table(redb::TableDefinition::<u64, u64>::new("other")).unwrap();
+    transaction.commit().unwrap();
+    drop(foreign);
+    assert!(matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Foreign { .. })));
+
+    let path = directory.path().join("newer.redb");
+    drop(Records::open(&path, CACHE_BYTES).unwrap());
+    let newer = redb::Database::create(&path).unwrap();
+    let transaction = newer.begin_write().unwrap();
+    let version = encode("meta", &(SCHEMA_VERSION + 1)).unwrap();
+    transaction.open_table(META).unwrap().insert(SCHEMA_KEY, version.as_slice()).unwrap();
+    transaction.commit().unwrap();
+    drop(newer);
+    assert!(matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Newer { found: 2, .. })));
+
+    let path = directory.path().join("text.redb");
+    std::fs::write(&path, "not a database").unwrap();
+    assert!(matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Open { .. })));
+}
+
+#[tokio::test]
+async fn what_queues_up_during_a_commit_shares_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = Arc::new(open(&directory));
+    let (go, wait) = mpsc::channel::<()>();
+    let (began, has_begun) = tokio::sync::oneshot::channel();
+    let first = {
+        let records = Arc::clone(&records);
+        tokio::spawn(async move {
+            records
+                .write(move |_| {
+                    began.send(()).unwrap();
+                    wait.recv().unwrap();
+                    Ok(())
+                })
+                .await
+        })
+    };
+    has_begun.await.unwrap();
+    // These are queued in order while the first holds the writer, and the last of them fails.
+    let mut queued = tokio::task::JoinSet::new();
+    let mut seen = Vec::new();
+    for number in 0..3u64 {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        seen.push(receiver);
+        let mut write = Box::pin({
+            let records = Arc::clone(&records);
+            async move {
+                records
+                    .write(move |change| {
+                        sender.send(()).unwrap();
+                        if number == 2 { Err(RecordsError::Closed) } else { change.set_meta("shared", &number) }
+                    })
+                    .await
+            }
+        });
+        assert!(futures::poll!(&mut write).is_pending());
+        queued.spawn(write);
+    }
+    go.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    for receiver in seen {
+        receiver.await.unwrap();
+    }
+    // They were one transaction: the error of the last took the others with it.
+    for outcome in queued.join_all().await {
+        assert!(matches!(outcome, Err(RecordsError::Closed)));
+    }
+    assert_eq!(records.meta::<u64>("shared").unwrap(), None);
+    // The writer goes on.
+    records.write(|change| change.set_meta("shared", &7u64)).await.unwrap();
+    assert_eq!(records.meta::<u64>("shared").unwrap(), Some(7));
+}
+
+#[tokio::test]
+async fn a_closed_writer_refuses() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    records.close();
+    assert!(matches!(records.add_pin(new_pin(1, 0), None).await, Err(RecordsError::Closed)));
+    records.close();
+}
+
+#[tokio::test]
+async fn created_grows_over_a_clock_that_stands_still_or_goes_back_and_then_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let ahead_ms = i64::try_from(CREATED_AHEAD_MAX.as_millis()).unwrap();
+    let outcomes = records
+        .write(move |change| {
+            let mut outcomes = Vec::new();
+            for now_ms in [5000, 5000, 4999, 5001 - ahead_ms + 1, 5001 - ahead_ms, 6000] {
+                outcomes.push(change.add_pin(new_pin(1, 0), None, now_ms)?.map(|record| record.created_ms));
+            }
+            // Another account has its own time, and a deleted pin's time isn't given again.
+            outcomes.push(change.add_pin(new_pin(2, 0), None, 1)?.map(|record| record.created_ms));
+            let last = change.add_pin(new_pin(2, 0), None, 1)?.unwrap();
+            change.remove_pin(UserId(2), last.id)?;
+            outcomes.push(change.add_pin(new_pin(2, 0), None, 1)?.map(|record| record.created_ms));
+            Ok(outcomes)
+        })
+        .await
+        .unwrap();
+    let wait = std::time::Duration::from_millis(2);
+    assert_eq!(
+        outcomes,
+        [
+            Ok(5000),
+            Ok(5001),
+            Ok(5002),
+            Err(AddRefusal::TooFast { wait: wait / 2 }),
+            Err(AddRefusal::TooFast { wait }),
+            Ok(6000),
+            Ok(1),
+            Ok(3)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_replaced_pin_leaves_its_roots_until_its_successor_is_pinned() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let first = add(&records, 1, 0, None).await;
+    let second = add(&records, 1, 1, Some(first.id)).await;
+    assert_eq!(second.retained_roots, [root(0)]);
+    let third = add(&records, 1, 0, Some(second.id)).await;
+    assert_eq!(third.retained_roots, [root(0), root(1)]);
+    assert_eq!(pins_of(&records, 1), [third.clone()]);
+    assert_eq!(records.unfinished(None, 10).unwrap(), [third.clone()]);
+
+    assert!(records.finish(third.id, PinState::Pinned { blocks: 1, bytes: 9 }).await.unwrap());
+    assert_eq!(records.get(third.id).unwrap().unwrap().retained_roots, []);
+    assert_eq!(records.unfinished(None, 10).unwrap(), []);
+    // The same content again retains nothing that the successor doesn't hold itself.
+    let renamed = add(&records, 1, 0, Some(third.id)).await;
+    assert_eq!(renamed.retained_roots, []);
+
+    // Someone else's pin, and one that is gone, are not replaced.
+    assert_eq!(records.add_pin(new_pin(2, 5), Some(renamed.id)).await.unwrap(), Err(AddRefusal::NotFound));
+    assert_eq!(records.add_pin(new_pin(1, 5), Some(first.id)).await.unwrap(), Err(AddRefusal::NotFound));
+    assert_eq!(pins_of(&records, 1), [renamed]);
+    assert_eq!(pins_of(&records, 2), []);
+}
+
+#[tokio::test]
+async fn a_long_chain_of_replaces_keeps_the_oldest_and_the_newest_roots() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let last = records
+        .write(|change| {
+            let mut pin = change.add_pin(new_pin(1, 0), None, 1)?.unwrap();
+            for number in 1..=RETAINED_ROOTS_MAX + 3 {
+                pin = change.add_pin(new_pin(1, number), Some(pin.id), i64::try_from(number).unwrap())?.unwrap();
+            }
+            Ok(pin)
+        })
+        .await
+        .unwrap();
+    assert_eq!(last.retained_roots.len(), RETAINED_ROOTS_MAX);
+    assert_eq!(last.retained_roots[0], root(0));
+    assert_eq!(last.retained_roots[RETAINED_ROOTS_MAX - 1], root(RETAINED_ROOTS_MAX + 2));
+}
+
+#[tokio::test]
+async fn finishing_a_pin_that_is_gone_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let pin = add(&records, 1, 0, None).await;
+    assert!(!records.remove_pin(UserId(2), pin.id).await.unwrap());
+    assert!(records.remove_pin(UserId(1), pin.id).await.unwrap());
+    assert!(!records.remove_pin(UserId(1), pin.id).await.unwrap());
+    assert!(!records.finish(pin.id, PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap());
+    assert_eq!(records.get(pin.id).unwrap(), None);
+}
+
+#[tokio::test]
+async fn unfinished_pins_come_in_pages_in_the_order_they_were_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let mut ids = Vec::new();
+    for number in 0..7 {
+        ids.push(add(&records, 1 + number as u64 % 2, number, None).await.id);
+    }
+    let failure = Failure { code: FailureCode::NoProvider, sentence: "nobody".into() };
+    assert!(records.finish(ids.remove(3), PinState::Failed(failure)).await.unwrap());
+    let mut paged = Vec::new();
+    let mut after = None;
+    loop {
+        let page = records.unfinished(after, 4).unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        paged.extend(page.into_iter().map(|record| record.id));
+    }
+    assert_eq!(paged, ids);
+}
+
+#[tokio::test]
+async fn accounts_are_found_by_number_and_address_and_tokens_end_with_their_family() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let new = NewUser { email: "a@example.org".into(), password_hash: "hash".into(), created_ms: 1 };
+    let again = new.clone();
+    let (user, twice) =
+        records.write(|change| Ok((change.create_user(new)?.unwrap(), change.create_user(again)?))).await.unwrap();
+    assert_eq!(twice, None);
+    assert_eq!(records.user_by_email("a@example.org").unwrap().as_ref(), Some(&user));
+    assert_eq!(records.user(user.id).unwrap().as_ref(), Some(&user));
+    assert_eq!(records.user_by_email("b@example.org").unwrap(), None);
+
+    let family = TokenId::new();
+    let token = |family| TokenRecord {
+        id: TokenId::new(),
+        user: user.id,
+        kind: TokenKind::Access,
+        family,
+        name: None,
+        scopes: Scopes::ALL,
+        created_ms: 1,
+        expires_ms: None,
+        rotated: None,
+    };
+    let (one, two, other) = (token(family), token(family), token(TokenId::new()));
+    let kept = two.id;
+    let tokens = [one.clone(), two.clone(), other.clone()];
+    records.write(move |change| tokens.iter().try_for_each(|token| change.put_token(token))).await.unwrap();
+    let (user_id, only) = (user.id, one.id);
+    records.write(move |change| change.revoke_family(user_id, family, |token| token.id == only)).await.unwrap();
+    assert_eq!(records.token(one.id).unwrap(), None);
+    assert_eq!(records.token(kept).unwrap(), Some(two));
+    assert_eq!(records.write(move |change| change.revoke_family(user_id, family, |_| true)).await.unwrap(), 1);
+    assert_eq!(records.token(kept).unwrap(), None);
+    assert_eq!(records.token(other.id).unwrap().as_ref(), Some(&other));
+    assert!(records.write(move |change| change.revoke_token(other.id)).await.unwrap());
+    assert!(!records.write(move |change| change.revoke_token(other.id)).await.unwrap());
+}

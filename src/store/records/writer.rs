@@ -1,0 +1,148 @@
+//! The one writer of `records.redb`, with group commit: an idle writer commits at once; everything that queues up
+//! during a commit shares the next one.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use redb::{Database, Durability, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+use super::RecordsError;
+use crate::model::limits::RECORD_WRITES_QUEUED_MAX;
+
+/// A write transaction as the operations of this module see it.
+pub struct Change<'transaction>(&'transaction WriteTransaction);
+
+impl Change<'_> {
+    pub(super) fn transaction(&self) -> &WriteTransaction {
+        self.0
+    }
+}
+
+impl fmt::Debug for Change<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Change")
+    }
+}
+
+/// A write transaction whose commit is durable, and after which the file opens at once even when the process is killed.
+pub(super) fn begin(database: &Database) -> Result<WriteTransaction, RecordsError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+/// One queued operation: run inside the transaction, answered after it.
+trait Job: Send {
+    fn run(&mut self, change: &Change<'_>) -> Result<(), RecordsError>;
+    fn answer(self: Box<Self>, outcome: Result<(), RecordsError>);
+}
+
+struct Operation<T, F> {
+    operation: Option<F>,
+    value: Option<T>,
+    answer: oneshot::Sender<Result<T, RecordsError>>,
+}
+
+impl<T, F> Job for Operation<T, F>
+where
+    T: Send,
+    F: FnOnce(&Change<'_>) -> Result<T, RecordsError> + Send,
+{
+    fn run(&mut self, change: &Change<'_>) -> Result<(), RecordsError> {
+        if let Some(operation) = self.operation.take() {
+            self.value = Some(operation(change)?);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), RecordsError>) {
+        let Self { value, answer, .. } = *self;
+        // The caller may have gone away; the commit stands all the same.
+        let _ = answer.send(outcome.and_then(|()| value.ok_or(RecordsError::Closed)));
+    }
+}
+
+/// The writer's queue and thread.
+pub(super) struct Writer {
+    jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(super) fn start(database: Arc<Database>) -> Result<Self, RecordsError> {
+        let (sender, receiver) = mpsc::channel(RECORD_WRITES_QUEUED_MAX);
+        let thread = std::thread::Builder::new()
+            .name("records-writer".into())
+            .spawn(move || work(&database, receiver))
+            .map_err(|error| RecordsError::Thread(Arc::new(error)))?;
+        Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(super) async fn write<T, F>(&self, operation: F) -> Result<T, RecordsError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Change<'_>) -> Result<T, RecordsError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(RecordsError::Closed)?;
+        let job = Operation { operation: Some(operation), value: None, answer };
+        jobs.send(Box::new(job)).await.map_err(|_| RecordsError::Closed)?;
+        // The queue ends when its last sender is dropped, so this one must not be held while waiting.
+        drop(jobs);
+        answered.await.map_err(|_| RecordsError::Closed)?
+    }
+
+    pub(super) fn close(&self) {
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the writer of the records panicked");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Writer")
+    }
+}
+
+fn work(database: &Database, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < RECORD_WRITES_QUEUED_MAX
+            && let Ok(job) = queue.try_recv()
+        {
+            batch.push(job);
+        }
+        let outcome = commit(database, &mut batch);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, operations = batch.len(), "a commit of the records failed");
+        }
+        for job in batch {
+            job.answer(outcome.clone());
+        }
+    }
+}
+
+/// Dropping the transaction on the way out of an error aborts it.
+fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), RecordsError> {
+    let transaction = begin(database)?;
+    let change = Change(&transaction);
+    for job in batch {
+        job.run(&change)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
