@@ -1,11 +1,73 @@
-//! The composition root.
+//! The composition root: makes every part, starts them in order, and stops them in the opposite order.
+//!
+//! Listening comes before anything is made for good, so that a port in use doesn't swallow the secrets of a first start.
 
-use crate::config::Config;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-/// A running service.
-#[derive(Debug)]
-pub struct App {
-    ready: Ready,
+use bytesize::ByteSize;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub use crate::auth::FirstStart;
+use crate::auth::{Accounts, AuthError};
+use crate::config::{Config, ConfigError};
+use crate::fetch::Fetcher;
+use crate::http::{self, AppState};
+use crate::net::profile::{check_origin, origin_peer};
+use crate::net::{Keypair, Node, NodeError, NodeHandle};
+use crate::pins::board::Board;
+use crate::pins::runner::{Runner, RunnerError, RunnerTask};
+use crate::pins::{NetworkView, OriginUse, PinService};
+use crate::store::blocks::{BlockStore, BlocksError};
+use crate::store::datadir::{DataDir, DataDirError};
+use crate::store::records::{Records, RecordsError};
+
+/// Why the service can't start, or didn't end well.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration has no data directory.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory can't be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The peer identity can't be read.
+    #[error("the peer identity in {path} can't be used: {reason}; restore it from a backup, or remove it to become a new peer")]
+    Identity {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// `records.redb` failed.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// `blocks.redb` failed.
+    #[error(transparent)]
+    Blocks(#[from] BlocksError),
+    /// The node can't start.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The accounts can't be opened.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The HTTP address can't be bound.
+    #[error("can't serve HTTP on {address}: {source}; choose another with --http ADDR:PORT or the key http.listen")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The runner ended by itself.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    /// A task of the start-up was cancelled.
+    #[error("the program is stopping")]
+    Stopping,
 }
 
 /// What a started service tells.
@@ -15,7 +77,7 @@ pub struct Ready {
     pub endpoint: String,
     /// The peer's id.
     pub peer_id: String,
-    /// The peer's addresses.
+    /// The addresses under which clients and peers reach the node, each ending in its id.
     pub multiaddrs: Vec<String>,
     /// The process id.
     pub pid: u32,
@@ -23,29 +85,58 @@ pub struct Ready {
     pub first_start: Option<FirstStart>,
 }
 
-/// What the first start made.
-#[derive(Debug, Clone)]
-pub struct FirstStart {
-    /// The account.
-    pub email: String,
-    /// Its password, if it was generated.
-    pub password: Option<String>,
-    /// Its token.
-    pub token: String,
-}
-
-/// Why there is no service.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// Nothing is there to start.
-    #[error("this build has no service")]
-    Empty,
+/// A running service.
+#[derive(Debug)]
+pub struct App {
+    ready: Ready,
+    http_stop: oneshot::Sender<()>,
+    http: JoinHandle<io::Result<()>>,
+    runner: RunnerTask,
+    node: NodeHandle,
+    node_task: JoinHandle<()>,
+    blocks: BlockStore,
+    records: Arc<Records>,
+    /// Held to the end: the lock on the data directory goes with it.
+    _data: DataDir,
 }
 
 impl App {
-    /// Starts the service.
-    pub async fn start(_config: Config) -> Result<Self, AppError> {
-        std::future::ready(Err(AppError::Empty)).await
+    /// Starts the service and returns once all of it is serving.
+    pub async fn start(config: Config) -> Result<Self, AppError> {
+        let directory = config.data_directory()?;
+        let (data, keypair, blocks, records) = {
+            let store = config.store.clone();
+            tokio::task::spawn_blocking(move || open_stores(&directory, &store)).await.map_err(|_| AppError::Stopping)??
+        };
+        let address = config.http.listen;
+        let listener = TcpListener::bind(address).await.map_err(|source| AppError::Http { address, source })?;
+        let bound = listener.local_addr().map_err(|source| AppError::Http { address, source })?;
+        let Node { handle: node, events, task: node_task } =
+            Node::start(keypair, &config.network, blocks.reader()).await?;
+
+        let accounts = Arc::new(Accounts::open(Arc::clone(&records), &config.auth).await?);
+        let first_start = accounts.ensure_admin(&config.auth).await?;
+        let (board, changes) = Board::new();
+        let in_flight = config.pins.bytes_in_flight_max.as_u64();
+        let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), in_flight);
+        let runner =
+            Runner::new(Arc::clone(&records), Arc::clone(&board), node.clone(), fetcher, config.pins.clone())
+                .spawn(changes, events);
+        let pins = PinService::new(Arc::clone(&records), board, Arc::new(View(node.clone())));
+        let (http_stop, stopped) = oneshot::channel::<()>();
+        let http = tokio::spawn(http::serve(listener, AppState { accounts, pins }, async {
+            // A sender that is gone means the same as its message.
+            let _ = stopped.await;
+        }));
+
+        let ready = Ready {
+            endpoint: format!("http://{}/api/psa/", reachable(bound)),
+            peer_id: node.peer_id().to_string(),
+            multiaddrs: multiaddrs(&node),
+            pid: std::process::id(),
+            first_start,
+        };
+        Ok(Self { ready, http_stop, http, runner, node, node_task, blocks, records, _data: data })
     }
 
     /// What a started service tells.
@@ -53,8 +144,87 @@ impl App {
         &self.ready
     }
 
-    /// Stops the service.
+    /// Stops in order: no new requests, no new fetches, no peers, and then the stores.
     pub async fn stop(self) -> Result<(), AppError> {
-        std::future::ready(Ok(())).await
+        let _ = self.http_stop.send(());
+        if let Ok(Err(error)) = self.http.await {
+            tracing::warn!(%error, "the HTTP side ended with an error");
+        }
+        let runner = self.runner.stop().await;
+        self.node.stop().await;
+        let _ = self.node_task.await;
+        let (blocks, records) = (self.blocks, self.records);
+        tokio::task::spawn_blocking(move || {
+            blocks.close();
+            records.close();
+        })
+        .await
+        .map_err(|_| AppError::Stopping)?;
+        Ok(runner?)
     }
+}
+
+type Stores = (DataDir, Keypair, BlockStore, Arc<Records>);
+
+fn open_stores(directory: &std::path::Path, options: &crate::store::Options) -> Result<Stores, AppError> {
+    let data = DataDir::open(directory)?;
+    let keypair = identity(&data)?;
+    let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let records = Arc::new(Records::open(&data.records_path(), bytes(options.records_cache))?);
+    let blocks = BlockStore::open(&data.blocks_path(), bytes(options.blocks_cache), bytes(options.write_buffer))?;
+    Ok((data, keypair, blocks, records))
+}
+
+/// Reads the peer identity, or makes it.
+fn identity(data: &DataDir) -> Result<Keypair, AppError> {
+    let path = data.identity_path();
+    let broken = |reason: String| AppError::Identity { path: path.display().to_string(), reason };
+    match std::fs::read(&path) {
+        Ok(bytes) => Keypair::from_protobuf_encoding(&bytes).map_err(|error| broken(error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let keypair = Keypair::generate_ed25519();
+            let bytes = keypair.to_protobuf_encoding().map_err(|error| broken(error.to_string()))?;
+            data.write_secret(&path, &bytes)?;
+            Ok(keypair)
+        }
+        Err(error) => Err(broken(error.to_string())),
+    }
+}
+
+/// What the pins' answers say of the node.
+struct View(NodeHandle);
+
+impl NetworkView for View {
+    fn delegates(&self) -> Vec<String> {
+        self.0.delegates().0.iter().map(ToString::to_string).collect()
+    }
+
+    fn check_origin(&self, multiaddr: &str) -> OriginUse {
+        match check_origin(self.0.profile(), multiaddr, self.0.peer_id()) {
+            Ok(_) => OriginUse::Dial,
+            Err(reason) => match origin_peer(multiaddr) {
+                Some(peer) if peer != self.0.peer_id() => OriginUse::Await(reason),
+                _ => OriginUse::Nothing(reason),
+            },
+        }
+    }
+}
+
+/// The address to show: a client can't connect to "all interfaces".
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let mut shown = bound;
+    if bound.ip().is_unspecified() {
+        shown.set_ip(if bound.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    shown
+}
+
+fn multiaddrs(node: &NodeHandle) -> Vec<String> {
+    let (addresses, last_resort) = node.delegates();
+    if last_resort {
+        tracing::warn!(
+            "no address of this node is known to be reachable from outside: name one with --external MULTIADDR or the key network.external"
+        );
+    }
+    addresses.iter().map(ToString::to_string).collect()
 }

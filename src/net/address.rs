@@ -252,6 +252,11 @@ pub fn without_peer(address: &Multiaddr) -> Multiaddr {
     bare
 }
 
+/// A free TCP port of the loopback interface, to listen on.
+pub fn loopback_tcp() -> Multiaddr {
+    Multiaddr::empty().with(Protocol::Ip4(Ipv4Addr::LOCALHOST)).with(Protocol::Tcp(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,7 @@ mod behaviour;
 mod handle;
 mod handler;
 mod node;
+mod security;
 mod serve;
 mod session;
 mod transport;

@@ -14,9 +14,6 @@ use super::address::{self, Host, Parts, Reach, Subnet, Unusable};
 use super::options::ProfileChoice;
 use crate::model::limits::DELEGATES_MAX;
 
-/// Characters of a client's text that a sentence quotes.
-const QUOTED_CHARS_MAX: usize = 200;
-
 /// Which addresses may be dialled and announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Profile {
@@ -139,23 +136,21 @@ impl Profile {
 }
 
 /// Reads an entry of a pin's `origins`. The address that comes back ends in `/p2p/` with the peer id, and may be
-/// dialled as it is or once its name is resolved; the error is the sentence for the pin's `info`.
+/// dialled as it is or once its name is resolved; the error says for the pin's `info` why it
+/// can't be dialled.
 pub fn check_origin(profile: &Profile, text: &str, own_peer: PeerId) -> Result<(PeerId, Multiaddr), String> {
-    let skipped = |reason: &str| format!("origin {} is skipped: {reason}", quoted(text));
-    let address: Multiaddr = text.parse().map_err(|_| skipped("it is not a multiaddr"))?;
+    let address: Multiaddr = text.parse().map_err(|_| "it is not a multiaddr")?;
     // A relayed address may name two peers; what is wrong with it is the relay.
     if let Err(Unusable::Relayed) = address::parts(&address) {
-        return Err(skipped(&Unusable::Relayed.to_string()));
+        return Err(Unusable::Relayed.to_string());
     }
-    let Some(peer) = last_peer(&address) else {
-        return Err(skipped("it does not end in /p2p/ and a peer id"));
-    };
+    let peer = last_peer(&address).ok_or("it does not end in /p2p/ and a peer id")?;
     if peer == own_peer {
-        return Err(skipped("it is this service itself"));
+        return Err("it is this service itself".into());
     }
     match profile.may_dial(&address, true) {
         Ok(()) | Err(Refusal::Unresolved) => Ok((peer, address)),
-        Err(refusal) => Err(skipped(&refusal.to_string())),
+        Err(refusal) => Err(refusal.to_string()),
     }
 }
 
@@ -169,13 +164,6 @@ fn last_peer(address: &Multiaddr) -> Option<PeerId> {
     match address.iter().last() {
         Some(Protocol::P2p(peer)) => Some(peer),
         _ => None,
-    }
-}
-
-fn quoted(text: &str) -> String {
-    match text.char_indices().nth(QUOTED_CHARS_MAX) {
-        None => format!("{text:?}"),
-        Some((end, _)) => format!("{:?}…", &text[..end]),
     }
 }
 

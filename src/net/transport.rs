@@ -9,11 +9,12 @@ use std::task::{Context, Poll};
 
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
-use libp2p::core::upgrade::{SelectSecurityUpgrade, Version};
+use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{Multiaddr, PeerId, Transport, dns, noise, quic, tcp, tls, yamux};
+use libp2p::{Multiaddr, PeerId, Transport, dns, quic, tcp, yamux};
 
 use super::profile::Profile;
+use super::security::Security;
 
 /// Streams on one TCP connection, both sides together. boxo opens a stream for every message, a few at a time; each
 /// can make us hold a window of 256 KiB.
@@ -24,15 +25,11 @@ const QUIC_STREAMS_MAX: u32 = 256;
 
 /// Builds the transport of a node.
 pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
-    let security = SelectSecurityUpgrade::new(
-        tls::Config::new(keypair).map_err(io::Error::other)?,
-        noise::Config::new(keypair).map_err(io::Error::other)?,
-    );
     let mut multiplexer = yamux::Config::default();
     multiplexer.set_max_num_streams(YAMUX_STREAMS_MAX);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
-        .authenticate(security)
+        .authenticate(Security::new(keypair)?)
         .multiplex(multiplexer)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let mut quic_config = quic::Config::new(keypair);

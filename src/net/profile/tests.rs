@@ -164,12 +164,11 @@ fn origins_are_checked_with_a_sentence() {
     ] {
         let sentence = check_origin(&Profile::Public, &text, own).unwrap_err();
         assert!(sentence.contains(reason), "{sentence}");
-        assert!(sentence.contains(&format!("{text:?}")), "{sentence}");
     }
     let outside = format!("/ip4/192.168.77.9/tcp/4001/p2p/{other}");
     assert!(check_origin(&lan(), &outside, own).unwrap_err().contains("neither globally routable nor inside"));
     let long = "x".repeat(10_000);
-    assert!(check_origin(&lan(), &long, own).unwrap_err().chars().count() < QUOTED_CHARS_MAX + 100);
+    assert!(check_origin(&lan(), &long, own).unwrap_err().chars().count() < 100);
 }
 
 #[test]
