@@ -67,8 +67,9 @@ fn is_json(media_type: &str) -> bool {
 }
 
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    if bytes.is_empty() {
-        return Err(ApiError::bad_request("the body is empty; send a JSON object"));
+    // The derived readers would take an array, too, with its elements for the fields.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::bad_request("the body must be a JSON object"));
     }
     serde_json::from_slice(bytes).map_err(|error| ApiError::bad_request(format!("the body can't be accepted: {error}")))
 }

@@ -109,7 +109,7 @@ fn content_key(text: &str) -> Result<ContentKey, ApiError> {
 /// not percent-encoded arrives as a space.
 fn time(parameter: &str, text: &str) -> Result<i64, ApiError> {
     let time: Result<Timestamp, _> = text.parse().or_else(|_| text.replace(' ', "+").parse());
-    time.map(|time| time.as_millisecond())
+    time.map(Timestamp::as_millisecond)
         .map_err(|_| bad(parameter, "must be a time as in RFC 3339, such as 2026-01-31T12:00:00.000Z"))
 }
 

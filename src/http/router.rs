@@ -54,7 +54,6 @@ async fn health() -> Response {
 }
 
 /// The text of the panic is in the log already, from the panic hook.
-#[expect(clippy::needless_pass_by_value, reason = "the signature is tower-http's")]
 fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::internal().into_response()
 }

@@ -123,8 +123,9 @@ async fn refuses_what_cannot_be_pinned_with_the_reason() {
         (json!({ "cid": cid(1), "name": 1 }), "expected a string"),
         (json!({ "cid": cid(1), "origins": "x" }), "expected a sequence"),
         (json!({ "cid": cid(1), "meta": { "a": 1 } }), "expected a string"),
-        (json!([]), "cid"),
-        (json!("text"), "expected"),
+        (json!([]), "must be a JSON object"),
+        (json!([cid(1), "name", [], {}]), "must be a JSON object"),
+        (json!("text"), "must be a JSON object"),
     ] {
         let details = server.post("/api/psa/pins", body.clone()).await.error(400, "BAD_REQUEST");
         assert!(details.contains(part), "{body}: {details}");

@@ -32,7 +32,7 @@ async fn shows_each_status_with_its_info() {
 
     let waiting = Live::Queued {
         ahead: None,
-        next_try_at: Some(Instant::now() + Duration::from_secs(60)),
+        next_try_at: Some(Instant::now() + Duration::from_mins(1)),
         last_try: Some("nobody has it".into()),
         progress: Some(progress),
     };
