@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_understand() {
-        let eleven = vec!["bafkqaaa"; 11].join(",");
+        let eleven = ["bafkqaaa"; 11].join(",");
         for text in [
             "cid=hello",
             "cid=",
