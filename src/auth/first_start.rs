@@ -26,7 +26,7 @@ impl std::fmt::Debug for FirstStart {
 }
 
 pub(super) async fn ensure_admin(accounts: &Accounts, options: &Options) -> Result<Option<FirstStart>, AuthError> {
-    if accounts.records.write(|change| change.has_users()).await? {
+    if accounts.records.has_users()? {
         return Ok(None);
     }
     let (email, given) = credentials(options).await?;

@@ -16,8 +16,8 @@ use jiff::Timestamp;
 
 use crate::model::UserId;
 use crate::model::limits::{EMAIL_BYTES_MAX, PASSWORD_BYTES_MAX, TOKEN_NAME_CHARS_MAX};
+use crate::store::records::{NewUser, TokenId, TokenRecord, UserRecord};
 pub use crate::store::records::{Scopes, TokenKind};
-use crate::store::records::{TokenId, TokenRecord, UserRecord};
 use crate::store::{Records, RecordsError};
 use attempts::Attempts;
 pub use first_start::FirstStart;
@@ -49,6 +49,9 @@ pub enum AuthError {
     /// The account of the first start can't be made as configured.
     #[error("{0}")]
     BadAdmin(String),
+    /// An account can't be made with this e-mail address or password; the sentence says why.
+    #[error("{0}")]
+    BadAccount(&'static str),
     /// The name of a device token is empty or too long.
     #[error("the name of a token has 1 to {TOKEN_NAME_CHARS_MAX} characters")]
     BadTokenName,
@@ -133,6 +136,17 @@ impl Accounts {
     /// Makes the first account, with a device token, unless there is any account already.
     pub async fn ensure_admin(&self, options: &Options) -> Result<Option<FirstStart>, AuthError> {
         first_start::ensure_admin(self, options).await
+    }
+
+    /// Makes an account.
+    pub async fn create_user(&self, email: &str, password: &str) -> Result<UserRecord, AuthError> {
+        let email = normalize_email(email);
+        check_email(&email).map_err(AuthError::BadAccount)?;
+        check_password(password).map_err(AuthError::BadAccount)?;
+        let password_hash = self.passwords.hash(password).await?;
+        let new = NewUser { email, password_hash, created_ms: now_ms() };
+        let made = self.records.write(move |change| change.create_user(new)).await?;
+        made.ok_or(AuthError::BadAccount("there is an account with this e-mail address already"))
     }
 
     /// Exchanges an e-mail address and a password for tokens. `address` is where the request comes from.

@@ -1,5 +1,31 @@
-//! The HTTP side.
+//! The HTTP side: the Pinning Services API and the accounts, and the only user of axum.
+//!
+//! `router` has the whole route table, `error` everything that clients see when a request fails. What requests mean
+//! is decided in `pins` and `auth`.
 
+mod auth;
+mod body;
+mod error;
+mod idle;
+mod list_query;
 pub mod options;
+mod pins;
+mod router;
+mod serve;
+
+use std::sync::Arc;
 
 pub use options::Options;
+pub use serve::serve;
+
+use crate::auth::Accounts;
+use crate::pins::PinService;
+
+/// What the handlers work with.
+#[derive(Debug, Clone)]
+pub struct AppState {
+    /// The accounts.
+    pub accounts: Arc<Accounts>,
+    /// The pins.
+    pub pins: PinService,
+}

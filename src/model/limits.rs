@@ -131,7 +131,7 @@ pub const HTTP_STREAMS_PER_CONNECTION_MAX: u32 = 128;
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(75);
 
 /// How long the head of an HTTP/1 request may take, counted from the end of the one before.
-pub const HTTP_HEAD_MAX: Duration = Duration::from_secs(60);
+pub const HTTP_HEAD_MAX: Duration = Duration::from_mins(1);
 
 /// How long the body of an HTTP request may take.
 pub const HTTP_BODY_MAX: Duration = Duration::from_secs(30);

@@ -128,7 +128,7 @@ impl PinService {
     /// The pins of this account that match.
     pub async fn list(&self, user: UserId, query: Query) -> Result<PinPage, PinError> {
         let service = self.clone();
-        tokio::task::spawn_blocking(move || service.list_blocking(user, query)).await.map_err(|_| PinError::Stopping)?
+        joined(tokio::task::spawn_blocking(move || service.list_blocking(user, query)).await)
     }
 
     /// Removes a pin of this account.
@@ -282,7 +282,16 @@ impl PinService {
 async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, PinError>> + Send + 'static,
 ) -> Result<T, PinError> {
-    tokio::spawn(work).await.map_err(|_| PinError::Stopping)?
+    joined(tokio::spawn(work).await)
+}
+
+/// The outcome of a task; a panic in it goes on in its caller, who answers the client.
+fn joined<T>(outcome: Result<Result<T, PinError>, tokio::task::JoinError>) -> Result<T, PinError> {
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(PinError::Stopping),
+    }
 }
 
 /// The stored state decides; only for an unfinished pin the board says whether it is being fetched.

@@ -114,6 +114,11 @@ pub struct TokenRecord {
 }
 
 impl Records {
+    /// Whether there is any account.
+    pub fn has_users(&self) -> Result<bool, RecordsError> {
+        Ok(self.read()?.open_table(USERS)?.first()?.is_some())
+    }
+
     /// The account with this number.
     pub fn user(&self, id: UserId) -> Result<Option<UserRecord>, RecordsError> {
         let table = self.read()?.open_table(USERS)?;

@@ -125,7 +125,7 @@ impl Change<'_> {
         replaces: Option<PinId>,
         now_ms: i64,
     ) -> Result<Result<PinRecord, AddRefusal>, RecordsError> {
-        let replaced = match replaces {
+        let old = match replaces {
             None => None,
             Some(id) => match self.pin(id)? {
                 Some(record) if record.user == new.user => Some(record),
@@ -137,12 +137,12 @@ impl Change<'_> {
         let created_ms = last.map_or(now_ms, |last| now_ms.max(last.saturating_add(1)));
         let ahead = Duration::from_millis(u64::try_from(created_ms.saturating_sub(now_ms)).unwrap_or(0));
         if ahead > CREATED_AHEAD_MAX {
-            return Ok(Err(AddRefusal::TooFast { wait: ahead - CREATED_AHEAD_MAX }));
+            return Ok(Err(AddRefusal::TooFast { wait: ahead.saturating_sub(CREATED_AHEAD_MAX) }));
         }
 
-        let retained_roots = replaced.as_ref().map_or_else(Vec::new, |replaced| retained_roots(replaced, &new.root));
-        if let Some(replaced) = &replaced {
-            self.delete_pin(replaced)?;
+        let retained_roots = old.as_ref().map_or_else(Vec::new, |old| retained_roots(old, &new.root));
+        if let Some(old) = &old {
+            self.delete_pin(old)?;
         }
         let NewPin { user, cid_text, root, name, origins, origins_skipped, meta } = new;
         let record = PinRecord {

@@ -63,7 +63,7 @@ async fn everything_is_there_after_opening_again() {
 
     let records = open(&directory);
     assert_eq!(records.get(pin.id).unwrap(), Some(pin.clone()));
-    assert_eq!(pins_of(&records, 1), [pin.clone()]);
+    assert_eq!(pins_of(&records, 1), std::slice::from_ref(&pin));
     assert_eq!(records.unfinished(None, 10).unwrap(), [pin]);
 }
 
@@ -201,8 +201,8 @@ async fn a_replaced_pin_leaves_its_roots_until_its_successor_is_pinned() {
     assert_eq!(second.retained_roots, [root(0)]);
     let third = add(&records, 1, 0, Some(second.id)).await;
     assert_eq!(third.retained_roots, [root(0), root(1)]);
-    assert_eq!(pins_of(&records, 1), [third.clone()]);
-    assert_eq!(records.unfinished(None, 10).unwrap(), [third.clone()]);
+    assert_eq!(pins_of(&records, 1), std::slice::from_ref(&third));
+    assert_eq!(records.unfinished(None, 10).unwrap(), std::slice::from_ref(&third));
 
     assert!(records.finish(third.id, PinState::Pinned { blocks: 1, bytes: 9 }).await.unwrap());
     assert_eq!(records.get(third.id).unwrap().unwrap().retained_roots, []);

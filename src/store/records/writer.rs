@@ -41,7 +41,7 @@ trait Job: Send {
 }
 
 struct Operation<T, F> {
-    operation: Option<F>,
+    run: Option<F>,
     value: Option<T>,
     answer: oneshot::Sender<Result<T, RecordsError>>,
 }
@@ -52,7 +52,7 @@ where
     F: FnOnce(&Change<'_>) -> Result<T, RecordsError> + Send,
 {
     fn run(&mut self, change: &Change<'_>) -> Result<(), RecordsError> {
-        if let Some(operation) = self.operation.take() {
+        if let Some(operation) = self.run.take() {
             self.value = Some(operation(change)?);
         }
         Ok(())
@@ -88,7 +88,7 @@ impl Writer {
     {
         let (answer, answered) = oneshot::channel();
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(RecordsError::Closed)?;
-        let job = Operation { operation: Some(operation), value: None, answer };
+        let job = Operation { run: Some(operation), value: None, answer };
         jobs.send(Box::new(job)).await.map_err(|_| RecordsError::Closed)?;
         // The queue ends when its last sender is dropped, so this one must not be held while waiting.
         drop(jobs);

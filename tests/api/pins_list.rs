@@ -1,0 +1,174 @@
+//! `GET /api/psa/pins`
+
+use std::time::Instant;
+
+use pinnace::model::{Failure, FailureCode, PinState};
+use pinnace::pins::board::{Live, Progress};
+use serde_json::{Value, json};
+
+use crate::support::{Server, cid, id};
+
+async fn pinned(server: &Server, body: Value) -> Value {
+    let pin = server.pin(body).await;
+    server.records.finish(id(&pin), PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();
+    pin
+}
+
+/// Pins 0 to 3 are queued, pinning, pinned and failed.
+async fn one_of_each(server: &Server) {
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        ids.push(id(&server.pin(json!({ "cid": cid(number), "name": "n" })).await));
+    }
+    let progress = Progress {
+        blocks_fetched: 0,
+        blocks_known: 1,
+        bytes_fetched: 0,
+        bytes_per_second: 0,
+        peers: 0,
+        last_block_at: Instant::now(),
+    };
+    server.board.set(ids[1], Live::Fetching(progress));
+    server.records.finish(ids[2], PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();
+    let failure = Failure { code: FailureCode::Stalled, sentence: "gave up".into() };
+    server.records.finish(ids[3], PinState::Failed(failure)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_empty_list_is_a_list() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/api/psa/pins").await.ok(200), json!({ "count": 0, "results": [] }));
+}
+
+#[tokio::test]
+async fn shows_the_same_as_a_single_get() {
+    let server = Server::start().await;
+    let pin = pinned(&server, json!({ "cid": cid(1), "name": "x", "meta": { "a": "b" } })).await;
+    let single = server.get(&crate::support::path(&pin)).await.ok(200);
+    assert_eq!(server.get("/api/psa/pins").await.ok(200), json!({ "count": 1, "results": [single] }));
+}
+
+#[tokio::test]
+async fn filters_by_status() {
+    let server = Server::start().await;
+    one_of_each(&server).await;
+    assert_eq!(server.list("").await, (vec![cid(2)], 1));
+    assert_eq!(server.list("name=n").await, (vec![cid(3), cid(2), cid(1), cid(0)], 4));
+    for (number, status) in ["queued", "pinning", "pinned", "failed"].into_iter().enumerate() {
+        assert_eq!(server.list(&format!("status={status}")).await, (vec![cid(number)], 1), "{status}");
+        assert_eq!(server.list(&format!("status={status}&name=n")).await, (vec![cid(number)], 1), "{status}");
+    }
+    assert_eq!(server.list("status=queued,failed").await, (vec![cid(3), cid(0)], 2));
+    assert_eq!(server.list("status=queued&status=pinning").await, (vec![cid(1), cid(0)], 2));
+    assert_eq!(server.list(&format!("cid={}", cid(0))).await, (vec![], 0));
+}
+
+#[tokio::test]
+async fn filters_by_content_however_the_cid_is_written() {
+    let server = Server::start().await;
+    let v0 = "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG";
+    let v1 = pinnace::model::cids::normalize(&v0.parse().unwrap());
+    let base58 = v1.to_string_of_base(cid::multibase::Base::Base58Btc).unwrap();
+    let raw = cid::Cid::new_v1(0x55, *v1.hash()).to_string();
+    for text in [v0, &base58] {
+        pinned(&server, json!({ "cid": text })).await;
+    }
+    pinned(&server, json!({ "cid": cid(1) })).await;
+    for text in [v0.to_owned(), v1.to_string(), base58.clone()] {
+        assert_eq!(server.list(&format!("cid={text}")).await, (vec![base58.clone(), v0.to_owned()], 2));
+    }
+    assert_eq!(server.list(&format!("cid={raw}")).await, (vec![], 0));
+    assert_eq!(server.list(&format!("cid={},{v0},{}", cid(1), cid(2))).await.1, 3);
+    assert_eq!(server.list("cid=baf4bcfhwbyi5eiqvfqrfsoqp2z7ffntbtjxjjey").await.1, 0);
+}
+
+#[tokio::test]
+async fn filters_by_name_and_meta() {
+    let server = Server::start().await;
+    pinned(&server, json!({ "cid": cid(0), "name": "Café Menu", "meta": { "app": "a", "version": "1" } })).await;
+    pinned(&server, json!({ "cid": cid(1), "name": "café menu", "meta": { "app": "a" } })).await;
+    pinned(&server, json!({ "cid": cid(2) })).await;
+    let both = (vec![cid(1), cid(0)], 2);
+    assert_eq!(server.list("name=Caf%C3%A9%20Menu").await, (vec![cid(0)], 1));
+    assert_eq!(server.list("name=Caf%C3%A9+Menu&match=exact").await, (vec![cid(0)], 1));
+    assert_eq!(server.list("name=CAF%C3%89%20MENU&match=iexact").await, both);
+    assert_eq!(server.list("name=Men&match=partial").await, (vec![cid(0)], 1));
+    assert_eq!(server.list("name=%C3%89%20m&match=ipartial").await, both);
+    assert_eq!(server.list("name=men").await, (vec![], 0));
+    assert_eq!(server.list("meta=%7B%22app%22:%22a%22%7D").await, both);
+    assert_eq!(server.list("meta[app]=a").await, both);
+    assert_eq!(server.list("meta%5Bapp%5D=a&meta[version]=1").await, (vec![cid(0)], 1));
+    assert_eq!(server.list("meta=%7B%22app%22:%22a%22,%22version%22:%222%22%7D").await, (vec![], 0));
+    assert_eq!(server.list("meta[app]=a&name=menu&match=partial&status=queued").await, (vec![], 0));
+}
+
+#[tokio::test]
+async fn pages_by_ten_with_before_until_all_are_seen() {
+    let server = Server::start().await;
+    let mut newest_first = Vec::new();
+    for number in 0..25 {
+        pinned(&server, json!({ "cid": cid(number) })).await;
+        newest_first.insert(0, cid(number));
+    }
+    let mut seen = Vec::new();
+    let mut counts = Vec::new();
+    let mut query = String::new();
+    loop {
+        let page = server.get(&format!("/api/psa/pins?{query}")).await.ok(200);
+        let results = page["results"].as_array().unwrap();
+        seen.extend(results.iter().map(|pin| pin["pin"]["cid"].as_str().unwrap().to_owned()));
+        counts.push(page["count"].as_u64().unwrap());
+        if page["count"] == results.len() {
+            break;
+        }
+        query = format!("before={}", results.last().unwrap()["created"].as_str().unwrap());
+    }
+    assert_eq!(seen, newest_first);
+    assert_eq!(counts, [25, 15, 5]);
+    assert_eq!(server.list("limit=1").await, (vec![cid(24)], 25));
+    assert_eq!(server.list("limit=1000").await, (newest_first, 25));
+}
+
+#[tokio::test]
+async fn before_and_after_are_strict_and_understand_other_spellings_of_a_time() {
+    let server = Server::start().await;
+    let mut times = Vec::new();
+    for number in 0..3 {
+        times.push(pinned(&server, json!({ "cid": cid(number) })).await["created"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(server.list(&format!("before={}", times[1])).await, (vec![cid(0)], 1));
+    assert_eq!(server.list(&format!("after={}", times[1])).await, (vec![cid(2)], 1));
+    assert_eq!(server.list(&format!("after={}&before={}", times[0], times[2])).await, (vec![cid(1)], 1));
+    assert_eq!(server.list(&format!("after={}&before={}", times[2], times[0])).await, (vec![], 0));
+    let other_zone = format!("{}+00:00", times[1].trim_end_matches('Z'));
+    assert_eq!(server.list(&format!("before={other_zone}")).await, (vec![cid(0)], 1));
+    let finer = format!("{}999Z", times[1].trim_end_matches('Z'));
+    assert_eq!(server.list(&format!("before={finer}")).await, (vec![cid(0)], 1));
+}
+
+#[tokio::test]
+async fn never_shows_pins_of_another_user() {
+    let server = Server::start().await;
+    pinned(&server, json!({ "cid": cid(0), "name": "x" })).await;
+    let (_, other) = server.other_account().await;
+    let request = server.request(reqwest::Method::GET, "/api/psa/pins?name=x", &other);
+    assert_eq!(server.send(request).await.ok(200)["count"], 0);
+}
+
+#[tokio::test]
+async fn refuses_filters_it_does_not_understand() {
+    let server = Server::start().await;
+    for query in [
+        "cid=hello",
+        "status=done",
+        "match=fuzzy&name=x",
+        "before=yesterday",
+        "limit=0",
+        "limit=1001",
+        "meta=map%5Ba:b%5D",
+        "meta=%5B%5D",
+        "statuses=pinned",
+    ] {
+        server.get(&format!("/api/psa/pins?{query}")).await.error(400, "BAD_REQUEST");
+    }
+}
