@@ -1,0 +1,114 @@
+//! The links of one block, for every codec that can be walked.
+//!
+//! What Kubo's decoders accept is accepted here (go-codec-dagpb and go-ipld-prime, releases old and new), so that
+//! every DAG that Kubo can pin can be pinned here. The scanners read structure only: they build no tree, check every
+//! length against what remains before using it, and keep their own bounded stacks. They are no validators: where a rule doesn't
+//! touch links (duplicate keys, the range of numbers, UTF-8 in strings) they are more lenient than the strictest decoder.
+
+mod cid_bytes;
+mod dag_cbor;
+mod dag_json;
+mod dag_pb;
+
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use cid::Cid;
+
+use crate::model::cids::codec;
+use crate::model::limits::{LINKS_PER_BLOCK_MAX, NODE_DEPTH_MAX};
+
+/// Why the links of a block can't be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The block's codec is not one that can be walked.
+    #[error("codec 0x{codec:x} is not supported")]
+    UnsupportedCodec {
+        /// The multicodec code.
+        codec: u64,
+    },
+    /// The data ends in the middle of something.
+    #[error("the data ends early, at byte {at}")]
+    Truncated {
+        /// Where, in bytes from the start of the node.
+        at: usize,
+    },
+    /// The data is no valid node of its codec.
+    #[error("{what}, at byte {at}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+        /// Where, in bytes from the start of the node.
+        at: usize,
+    },
+    /// A link holds something that is no CID.
+    #[error("a link is not a CID: {reason}")]
+    BadCid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The data is nested too deeply.
+    #[error("nested deeper than {NODE_DEPTH_MAX} levels")]
+    TooDeep,
+    /// The block has too many links.
+    #[error("more than {LINKS_PER_BLOCK_MAX} links in one block")]
+    TooManyLinks,
+}
+
+/// The CIDs that the block `data`, named `cid`, links to: in the order of the block, repeated as they are there.
+///
+/// An identity CID carries its block within itself, so instead of it come the links of that inner block. None of the CIDs
+/// returned is an identity CID. Whether their hash and codec are supported is for the caller to check.
+pub fn links(cid: &Cid, data: &Bytes) -> Result<Vec<Cid>, LinkError> {
+    let mut found = Links::default();
+    found.scan(cid.codec(), data)?;
+    Ok(found.cids)
+}
+
+/// What the scanners put their links into.
+#[derive(Debug, Default)]
+struct Links {
+    cids: Vec<Cid>,
+}
+
+impl Links {
+    fn scan(&mut self, codec: u64, data: &[u8]) -> Result<(), LinkError> {
+        match codec {
+            codec::RAW | codec::CBOR | codec::JSON => Ok(()),
+            codec::DAG_PB => dag_pb::scan(data, self),
+            codec::DAG_CBOR => dag_cbor::scan(data, self),
+            codec::DAG_JSON => dag_json::scan(data, self),
+            codec => Err(LinkError::UnsupportedCodec { codec }),
+        }
+    }
+
+    /// Adds the CID at the start of `bytes` and returns its length in bytes.
+    ///
+    /// This recurses for identity CIDs, each inside its parent's digest: a digest has at most
+    /// [`cid_bytes::IDENTITY_DIGEST_BYTES_MAX`] bytes and a link costs eight or more, so it ends after a few levels.
+    fn push_bytes(&mut self, bytes: &[u8]) -> Result<usize, LinkError> {
+        let (target, length) = cid_bytes::parse(bytes)?;
+        match target {
+            cid_bytes::Target::Inline { codec, data } => self.scan(codec, data)?,
+            cid_bytes::Target::Block(cid) => {
+                if self.cids.len() >= LINKS_PER_BLOCK_MAX {
+                    return Err(LinkError::TooManyLinks);
+                }
+                self.cids.push(cid);
+            }
+        }
+        Ok(length)
+    }
+
+    /// Adds the CID that is all of `bytes`.
+    fn push_whole(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        let length = self.push_bytes(bytes)?;
+        if length == bytes.len() { Ok(()) } else { Err(LinkError::BadCid { reason: "bytes follow the CID".into() }) }
+    }
+
+    /// Adds the CID that is written as text.
+    fn push_text(&mut self, text: &str) -> Result<(), LinkError> {
+        self.push_whole(&cid_bytes::decode_text(text)?)
+    }
+}
