@@ -1,0 +1,23 @@
+_default:
+    @just --list
+
+# Everything that CI checks, in its order.
+check:
+    .ci/run
+
+# The tests that need nothing but Rust.
+test *ARGUMENTS:
+    cargo test --locked {{ ARGUMENTS }}
+
+# Real Kubo nodes against a debug build; `--only 'pin-*'` runs some, `--list` names all.
+interop *ARGUMENTS:
+    cargo build --locked
+    tests/interop/run {{ ARGUMENTS }}
+
+# A pin and its way back, on this machine alone.
+demo *ARGUMENTS:
+    cargo run --release --locked -- demo {{ ARGUMENTS }}
+
+# Formats the Rust code.
+fmt:
+    cargo fmt

@@ -1,0 +1,8 @@
+"""The cases, in the order in which they run: what one pins, later ones list, remove and read."""
+
+from . import pinning  # noqa: F401
+from . import listing  # noqa: F401
+from . import accounts  # noqa: F401
+from . import reading  # noqa: F401
+from . import faults  # noqa: F401
+from . import demo  # noqa: F401
