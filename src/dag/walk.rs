@@ -1,7 +1,8 @@
 //! The frontier of one DAG: which CIDs are to be obtained next, which are on their way, and when all are there.
 //!
-//! Made for DAGs of millions of blocks: a block that was seen costs 16 bytes (a keyed hash of its multihash and codec), one that
-//! waits costs its CID. It does no I/O and knows no time; obtaining and storing blocks is for the caller.
+//! Made for DAGs of millions of blocks: a block that was seen costs 16 bytes (a keyed hash of its multihash and
+//! codec), one that waits costs its CID. It does no I/O and knows no time; obtaining and storing blocks is for the
+//! caller.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -50,11 +51,12 @@ pub enum WalkError {
     },
 }
 
-/// A walk over the distinct blocks (multihash and codec) of one DAG, depth first and in the order of the links, so that a file comes in
-/// reading order.
+/// A walk over the distinct blocks (multihash and codec) of one DAG, depth first and in the order of the links, so
+/// that a file comes in reading order.
 ///
 /// [`Walk::next`] hands out a CID, which is then *outstanding* until [`Walk::add_block`] brings its block or
-/// [`Walk::give_back`] returns it. After an error the walk stands still: the block concerned stays outstanding for ever.
+/// [`Walk::give_back`] returns it. After an error the walk stands still: the block concerned stays outstanding for
+/// ever.
 #[derive(Debug)]
 pub struct Walk {
     keyed: KeyedHash,
@@ -176,8 +178,8 @@ impl Walk {
     }
 }
 
-/// 128 bits of two SipHashes under random keys: nobody can make two blocks collide on purpose, and a collision by chance among
-/// ten million blocks has odds of one in 10²⁴.
+/// Two 64-bit SipHash values under random keys: nobody can make two blocks collide on purpose, and a collision by
+/// chance among ten million blocks has odds of one in 10²⁴.
 #[derive(Debug)]
 struct KeyedHash {
     high: RandomState,

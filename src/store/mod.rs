@@ -1,5 +1,7 @@
 //! Everything that is on disk.
 
+pub mod blocks;
+pub mod datadir;
 pub mod options;
 pub mod records;
 

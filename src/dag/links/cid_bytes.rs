@@ -11,7 +11,8 @@ use crate::model::block::IDENTITY_HASH;
 /// The longest identity digest, in bytes: boxo's `verifcid.DefaultMaxIdentityDigestSize`.
 pub(super) const IDENTITY_DIGEST_BYTES_MAX: usize = 128;
 
-/// The longest text of a CID: the longest identity CID in base2. Decoding base58 takes quadratic time, so it must not get more.
+/// The longest text of a CID: the longest identity CID in base2. Decoding base58 takes quadratic time, so it must not
+/// get more.
 const CID_TEXT_BYTES_MAX: usize = 1200;
 
 /// SHA2-256 and 32, which begin a `CIDv0`.
@@ -81,5 +82,31 @@ pub(super) fn decode_text(text: &str) -> Result<Vec<u8>, LinkError> {
     if text.len() == 46 && text.starts_with("Qm") {
         return Base::Base58Btc.decode(text).map_err(described);
     }
-    multibase::decode(text).map(|(_, bytes)| bytes).map_err(described)
+    multibase::decode(clear_unused_bits(text)).map(|(_, bytes)| bytes).map_err(described)
+}
+
+/// Sets to zero what the last character of a base32 or base64 text says beyond the last whole byte. Go's decoders
+/// ignore those bits, and ours refuse a text in which they aren't zero.
+fn clear_unused_bits(text: &str) -> String {
+    const BASE32: &str = "abcdefghijklmnopqrstuvwxyz234567";
+    const BASE32_UPPER: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    const BASE64: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const BASE64_URL: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (alphabet, bits) = match text.chars().next() {
+        Some('b') => (BASE32, 5),
+        Some('B') => (BASE32_UPPER, 5),
+        Some('m') => (BASE64, 6),
+        Some('u') => (BASE64_URL, 6),
+        _ => return text.to_owned(),
+    };
+    let mut cleared = text.to_owned();
+    let unused = (text.len() - 1) * bits % 8;
+    // More unused bits than a character has mean a character too many, which the decoder will say.
+    if unused < bits
+        && let Some(last) = cleared.pop()
+    {
+        let canonical = alphabet.find(last).and_then(|index| alphabet.chars().nth(index >> unused << unused));
+        cleared.push(canonical.unwrap_or(last));
+    }
+    cleared
 }

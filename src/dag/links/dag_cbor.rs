@@ -1,8 +1,8 @@
 //! Links of dag-cbor nodes, read as go-ipld-prime reads them (`codec/dagcbor/unmarshal.go` over `refmt/cbor`).
 //!
-//! Unsorted keys and floats of every width are accepted, and so are what only releases before 0.24 accept: integers longer than needed,
-//! NaN and infinities, indefinite lengths. A tag on a byte string must be 42 and makes it a link; a tag on anything else is
-//! ignored there, so it is here; a tag on a tag is an error.
+//! Unsorted keys and floats of every width are accepted, and so are what only releases before 0.24 accept: integers
+//! longer than needed, NaN and infinities, indefinite lengths. A tag on a byte string must be 42 and makes it a link;
+//! a tag on anything else is ignored there, so it is here; a tag on a tag is an error.
 
 use super::{LinkError, Links};
 use crate::model::limits::{CID_BYTES_MAX, NODE_DEPTH_MAX};

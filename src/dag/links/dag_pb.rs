@@ -1,7 +1,7 @@
 //! Links of dag-pb nodes: two nested protobuf messages, read as go-codec-dagpb 1.7 reads them (`unmarshal.go`).
 //!
-//! Names may be any bytes (old directories hold names that aren't UTF-8), varints may be longer than needed, `Data` may come
-//! before or after all `Links`; unknown fields, repeated fields and fields out of order are errors.
+//! Names may be any bytes (old directories hold names that aren't UTF-8), varints may be longer than needed, `Data`
+//! may come before or after all `Links`; unknown fields, repeated fields and fields out of order are errors.
 
 use super::{LinkError, Links};
 
@@ -69,9 +69,15 @@ fn scan_link(data: Fields<'_>, links: &mut Links) -> Result<(), LinkError> {
         last = number;
         match (number, wire) {
             // Bytes after the CID are ignored, as `cid.CidFromBytes` ignores them there.
-            (LINK_HASH, WIRE_BYTES) => drop(links.push_bytes(fields.bytes()?.rest())?),
-            (LINK_NAME, WIRE_BYTES) => drop(fields.bytes()?),
-            (LINK_SIZE, WIRE_VARINT) => drop(fields.varint()?),
+            (LINK_HASH, WIRE_BYTES) => {
+                links.push_bytes(fields.bytes()?.rest())?;
+            }
+            (LINK_NAME, WIRE_BYTES) => {
+                fields.bytes()?;
+            }
+            (LINK_SIZE, WIRE_VARINT) => {
+                fields.varint()?;
+            }
             _ => return Err(LinkError::Malformed { what: "a field of a link has the wrong wire type", at }),
         }
     }

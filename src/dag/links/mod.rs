@@ -2,8 +2,9 @@
 //!
 //! What Kubo's decoders accept is accepted here (go-codec-dagpb and go-ipld-prime, releases old and new), so that
 //! every DAG that Kubo can pin can be pinned here. The scanners read structure only: they build no tree, check every
-//! length against what remains before using it, and keep their own bounded stacks. They are no validators: where a rule doesn't
-//! touch links (duplicate keys, the range of numbers, UTF-8 in strings) they are more lenient than the strictest decoder.
+//! length against what remains before using it, and keep their own bounded stacks. They are no validators: where a
+//! rule doesn't touch links (duplicate keys, the range of numbers, UTF-8 in strings) they are more lenient than the
+//! strictest decoder.
 
 mod cid_bytes;
 mod dag_cbor;
@@ -58,8 +59,8 @@ pub enum LinkError {
 
 /// The CIDs that the block `data`, named `cid`, links to: in the order of the block, repeated as they are there.
 ///
-/// An identity CID carries its block within itself, so instead of it come the links of that inner block. None of the CIDs
-/// returned is an identity CID. Whether their hash and codec are supported is for the caller to check.
+/// An identity CID carries its block within itself, so instead of it come the links of that inner block. None of the
+/// CIDs returned is an identity CID. Whether their hash and codec are supported is for the caller to check.
 pub fn links(cid: &Cid, data: &Bytes) -> Result<Vec<Cid>, LinkError> {
     let mut found = Links::default();
     found.scan(cid.codec(), data)?;

@@ -203,7 +203,9 @@ fn what_cannot_be_walked_is_named() {
 fn a_long_stack_shrinks_again() {
     let leaves: Vec<Cid> = (0..100_000_u32).map(|leaf| block(codec::RAW, leaf.to_be_bytes().to_vec()).0).collect();
     let mut stack = CidStack::default();
-    leaves.iter().for_each(|cid| stack.push(cid));
+    for cid in &leaves {
+        stack.push(cid);
+    }
     assert!(stack.buffer.capacity() >= 3_700_000);
     for cid in leaves.iter().rev() {
         assert_eq!(stack.pop().as_ref(), Some(cid));

@@ -1,0 +1,136 @@
+//! The blocks on disk: `blocks.redb`.
+//!
+//! Blocks are packed. A commit's blocks are written one after the other and cut into *segments* of at most
+//! [`SEGMENT_BYTES`] under growing numbers; an index tells for each multihash where its block begins and how long it
+//! is. (A value per block would double the file: redb gives a large value a power-of-two run of pages.) Blocks are
+//! found by multihash alone, so every version and codec of a CID finds the same bytes.
+//!
+//! One thread writes ([`BlockWriter`] feeds it); readers ([`BlockReader`]) can't write and never wait for it, except
+//! while a failed file is opened again. Identity CIDs are never stored: they are answered from themselves.
+
+mod file;
+mod pack;
+mod reader;
+mod writer;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+pub use reader::{BlockReader, BlockStats};
+pub use writer::{BlockWriter, PendingPut};
+
+/// The longest segment, in bytes: with redb's overhead just below the 64 KiB of a run of 16 pages.
+pub const SEGMENT_BYTES: usize = 65_000;
+
+/// The version of the layout that this program writes.
+pub const SCHEMA_VERSION: u64 = 1;
+
+/// What can go wrong with the blocks on disk. Cheap to clone, since one failed commit is the answer to many puts.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BlocksError {
+    /// The file can't be opened.
+    #[error("{path} can't be opened: {source}")]
+    Open {
+        /// The file.
+        path: String,
+        /// What redb says.
+        source: Arc<redb::Error>,
+    },
+    /// The file was written by a newer program.
+    #[error(
+        "{path} has layout version {found}, and this program knows versions up to {SCHEMA_VERSION}: use a newer pinnace"
+    )]
+    NewerSchema {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: u64,
+    },
+    /// Reading or writing failed, such as for a full disk. What was in this batch isn't stored; the next batch is
+    /// tried afresh.
+    #[error("the block store failed: {0}")]
+    Storage(Arc<redb::Error>),
+    /// The file failed and can't be opened again either.
+    #[error("the block store is out of service: it failed and can't be opened again: {0}")]
+    OutOfService(Arc<redb::Error>),
+    /// The index names bytes that aren't there.
+    #[error("the block store is damaged: segment {segment} is missing or too short")]
+    Damaged {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// The store was closed, so nothing is written any more.
+    #[error("the block store is closed")]
+    Closed,
+}
+
+/// Each of redb's own errors is a failure of the store.
+macro_rules! from_redb {
+    ($($error:ty),+) => {
+        $(impl From<$error> for BlocksError {
+            fn from(error: $error) -> Self {
+                Self::Storage(Arc::new(error.into()))
+            }
+        })+
+    };
+}
+from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::SetDurabilityError);
+
+/// The open block store: hands out readers and writers, and ends the writing thread when closed or dropped.
+#[derive(Debug)]
+pub struct BlockStore {
+    reader: BlockReader,
+    writer: BlockWriter,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl BlockStore {
+    /// Opens the file at `path`, or makes it.
+    ///
+    /// `cache_bytes` is the memory for cached pages, `write_buffer_bytes` for blocks that wait for their commit.
+    pub fn open(path: &Path, cache_bytes: usize, write_buffer_bytes: usize) -> Result<Self, BlocksError> {
+        Self::start(file::BlockFile::open(path, cache_bytes)?, write_buffer_bytes)
+    }
+
+    fn start(file: file::BlockFile, write_buffer_bytes: usize) -> Result<Self, BlocksError> {
+        let file = Arc::new(file);
+        let (writer, thread) = writer::start(Arc::clone(&file), write_buffer_bytes)?;
+        Ok(Self { reader: BlockReader::new(file), writer, thread: Some(thread) })
+    }
+
+    /// A handle that reads.
+    pub fn reader(&self) -> BlockReader {
+        self.reader.clone()
+    }
+
+    /// A handle that writes.
+    pub fn writer(&self) -> BlockWriter {
+        self.writer.clone()
+    }
+
+    /// Commits what was submitted, then ends the writing thread. Blocks until that is done; readers go on working.
+    pub fn close(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.writer.stop();
+            if thread.join().is_err() {
+                tracing::error!("the thread that writes blocks had panicked");
+            }
+        }
+    }
+}
+
+impl Drop for BlockStore {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,111 @@
+//! Reading blocks. All of it blocks on the disk: call it where that is allowed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cid::Cid;
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
+
+use super::BlocksError;
+use super::file::{BlockFile, INDEX, SEGMENTS};
+use super::pack::{self, Place};
+use crate::model::Block;
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockStats {
+    /// Distinct blocks.
+    pub blocks: u64,
+}
+
+/// A handle that reads blocks and can't write. Each call sees one state of the store, with everything whose put has
+/// returned.
+#[derive(Debug, Clone)]
+pub struct BlockReader {
+    file: Arc<BlockFile>,
+}
+
+impl BlockReader {
+    pub(super) fn new(file: Arc<BlockFile>) -> Self {
+        Self { file }
+    }
+
+    /// Whether the store has the block of `cid`.
+    pub fn has(&self, cid: &Cid) -> Result<bool, BlocksError> {
+        self.size(cid).map(|size| size.is_some())
+    }
+
+    /// The length of the block in bytes, if the store has it.
+    pub fn size(&self, cid: &Cid) -> Result<Option<u32>, BlocksError> {
+        Ok(self.sizes_many(std::slice::from_ref(cid))?.pop().flatten())
+    }
+
+    /// The bytes of the block, if the store has it.
+    pub fn get(&self, cid: &Cid) -> Result<Option<Bytes>, BlocksError> {
+        Ok(self.get_many(std::slice::from_ref(cid))?.pop().flatten())
+    }
+
+    /// The lengths of blocks in bytes, in the order of `cids`.
+    pub fn sizes_many(&self, cids: &[Cid]) -> Result<Vec<Option<u32>>, BlocksError> {
+        self.file.read(|transaction| {
+            let index = transaction.open_table(INDEX)?;
+            cids.iter().map(|cid| Ok(locate(&index, cid)?.map(Found::length))).collect()
+        })
+    }
+
+    /// The bytes of blocks, in the order of `cids`. How much that may be is for the caller to bound.
+    pub fn get_many(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
+        self.file.read(|transaction| {
+            let index = transaction.open_table(INDEX)?;
+            let segments = transaction.open_table(SEGMENTS)?;
+            let get = |cid| match locate(&index, cid)? {
+                None => Ok(None),
+                Some(Found::Inline(data)) => Ok(Some(data)),
+                Some(Found::Stored(place)) => pack::read(&segments, place).map(Some),
+            };
+            cids.iter().map(get).collect()
+        })
+    }
+
+    /// What the store holds; this reads a few bytes, whatever its size.
+    pub fn stats(&self) -> Result<BlockStats, BlocksError> {
+        self.file.read(|transaction: &ReadTransaction| Ok(BlockStats { blocks: transaction.open_table(INDEX)?.len()? }))
+    }
+}
+
+#[cfg(test)]
+impl BlockReader {
+    /// Bytes in all segments.
+    pub(super) fn segment_bytes(&self) -> usize {
+        use redb::ReadableTable as _;
+        let sum = self.file.read(|transaction| {
+            let segments = transaction.open_table(SEGMENTS)?;
+            segments.iter()?.try_fold(0, |sum, segment| Ok(sum + segment?.1.value().len()))
+        });
+        sum.unwrap()
+    }
+}
+
+/// Where the bytes of a CID are.
+enum Found {
+    /// In the CID itself.
+    Inline(Bytes),
+    /// In the file.
+    Stored(Place),
+}
+
+impl Found {
+    fn length(self) -> u32 {
+        match self {
+            Self::Inline(data) => u32::try_from(data.len()).unwrap_or(u32::MAX),
+            Self::Stored(place) => place.length,
+        }
+    }
+}
+
+fn locate(index: &ReadOnlyTable<&'static [u8], [u8; 16]>, cid: &Cid) -> Result<Option<Found>, BlocksError> {
+    let Some(key) = pack::key(cid) else {
+        return Ok(Block::from_identity(*cid).map(|block| Found::Inline(block.into_parts().1)));
+    };
+    Ok(index.get(key.as_slice())?.map(|place| Found::Stored(Place::from_bytes(place.value()))))
+}
