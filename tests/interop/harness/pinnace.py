@@ -56,7 +56,7 @@ class Pinnace:
         for address in self._listen:
             arguments += ["--listen", address]
         self._daemon = Process([*arguments, "--ready-json"], self._environment, self.log, output)
-        self.ready = json.loads(wait_until("the ready line of pinnace", lambda: self._ready_line(output)))
+        self.ready = json.loads(wait_until("the ready line of pinnace", lambda: self._ready_line(output), 20))
         self._check_ready()
         return self
 
