@@ -35,7 +35,9 @@ pub enum AppError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// The peer identity can't be read.
-    #[error("the peer identity in {path} can't be used: {reason}; restore it from a backup, or remove it to become a new peer")]
+    #[error(
+        "the peer identity in {path} can't be used: {reason}; restore it from a backup, or remove it to become a new peer"
+    )]
     Identity {
         /// The file.
         path: String,
@@ -106,7 +108,9 @@ impl App {
         let directory = config.data_directory()?;
         let (data, keypair, blocks, records) = {
             let store = config.store.clone();
-            tokio::task::spawn_blocking(move || open_stores(&directory, &store)).await.map_err(|_| AppError::Stopping)??
+            tokio::task::spawn_blocking(move || open_stores(&directory, &store))
+                .await
+                .map_err(|_| AppError::Stopping)??
         };
         let address = config.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| AppError::Http { address, source })?;
@@ -119,9 +123,8 @@ impl App {
         let (board, changes) = Board::new();
         let in_flight = config.pins.bytes_in_flight_max.as_u64();
         let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), in_flight);
-        let runner =
-            Runner::new(Arc::clone(&records), Arc::clone(&board), node.clone(), fetcher, config.pins.clone())
-                .spawn(changes, events);
+        let runner = Runner::new(Arc::clone(&records), Arc::clone(&board), node.clone(), fetcher, config.pins.clone())
+            .spawn(changes, events);
         let pins = PinService::new(Arc::clone(&records), board, Arc::new(View(node.clone())));
         let (http_stop, stopped) = oneshot::channel::<()>();
         let http = tokio::spawn(http::serve(listener, AppState { accounts, pins }, async {
@@ -214,7 +217,11 @@ impl NetworkView for View {
 fn reachable(bound: SocketAddr) -> SocketAddr {
     let mut shown = bound;
     if bound.ip().is_unspecified() {
-        shown.set_ip(if bound.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+        shown.set_ip(if bound.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
     }
     shown
 }

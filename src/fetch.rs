@@ -45,7 +45,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 pub enum FetchError {
     /// The DAG itself can't be fetched whole, whoever has it.
     #[error(transparent)]
-    Dag(#[from] WalkError),
+    Dag(Box<WalkError>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] BlocksError),
@@ -61,6 +61,12 @@ pub enum FetchError {
     /// A blocking task was cancelled, because the program ends.
     #[error("the program is stopping")]
     Stopping,
+}
+
+impl From<WalkError> for FetchError {
+    fn from(error: WalkError) -> Self {
+        Self::Dag(Box::new(error))
+    }
 }
 
 /// How far a fetch has come.

@@ -233,7 +233,8 @@ impl Server {
         let Some(ledger) = self.ledgers.get_mut(&peer) else { return };
         let cids = ledger.answers.pop_front().unwrap_or_default();
         if !delivered {
-            let entry = |cid| WantEntry { cid, priority: 1, cancel: false, kind: WantKind::Block, send_dont_have: true };
+            let entry =
+                |cid| WantEntry { cid, priority: 1, cancel: false, kind: WantKind::Block, send_dont_have: true };
             self.handle_wants(peer, cids.into_iter().map(entry).collect(), false);
         }
         self.take_turn(peer);
@@ -347,7 +348,9 @@ mod tests {
         server.handle_wants(PEER, vec![want(block.cid(), WantKind::Block)], false);
         let job = server.poll_job().unwrap();
         server.handle_stored([block.cid()]);
-        assert!(server.handle_read(&job, ReadResult { missing: vec![*block.cid()], ..ReadResult::default() }).is_none());
+        assert!(
+            server.handle_read(&job, ReadResult { missing: vec![*block.cid()], ..ReadResult::default() }).is_none()
+        );
         assert_eq!(server.poll_job().unwrap().wants, [(*block.cid(), WantKind::Block)]);
     }
 
@@ -405,7 +408,8 @@ mod tests {
     #[test]
     fn a_flood_of_wants_is_bounded_and_evicts_what_waits() {
         let mut server = server();
-        let entries: Vec<WantEntry> = (0..WANTS_PER_PEER_MAX + 50).map(|n| want(block(n).cid(), WantKind::Block)).collect();
+        let entries: Vec<WantEntry> =
+            (0..WANTS_PER_PEER_MAX + 50).map(|n| want(block(n).cid(), WantKind::Block)).collect();
         server.handle_wants(PEER, entries, false);
         assert_eq!(server.ledgers[&PEER].wants.len(), WANTS_PER_PEER_MAX);
         while let Some(job) = server.poll_job() {
@@ -438,7 +442,7 @@ mod tests {
     fn peers_take_turns() {
         let mut server = server();
         server.peer_connected(PeerNumber(2));
-        for number in 0..WANTS_PER_JOB_MAX + 1 {
+        for number in 0..=WANTS_PER_JOB_MAX {
             server.handle_wants(PEER, vec![want(block(number).cid(), WantKind::Have)], false);
         }
         server.handle_wants(PeerNumber(2), vec![want(block(1).cid(), WantKind::Have)], false);

@@ -265,9 +265,9 @@ impl Session {
                 peer.outstanding -= 1;
                 want.asked = None;
                 // Not a denial: the peer is asked again when there is no other.
-                let others = peers.iter().any(|(other, state)| {
-                    *other != asked.peer && state.provider && !want.denied.contains(other)
-                });
+                let others = peers
+                    .iter()
+                    .any(|(other, state)| *other != asked.peer && state.provider && !want.denied.contains(other));
                 if others {
                     self.actions.push(Action::Withdraw { peer: asked.peer, cid: *cid });
                 }

@@ -211,10 +211,9 @@ impl Wants {
         if wanted_by(&peer, cid).is_none() {
             interest.peers.retain(|asked| *asked != (peer, *cid));
         }
-        let still = interest
-            .peers
-            .iter()
-            .any(|(peer, asked)| asked == cid && wanted_by(peer, asked).is_some_and(|want| want.sessions.contains(&session)));
+        let still = interest.peers.iter().any(|(peer, asked)| {
+            asked == cid && wanted_by(peer, asked).is_some_and(|want| want.sessions.contains(&session))
+        });
         if !still {
             interest.sessions.retain(|interested| *interested != (session, *cid));
         }
@@ -247,7 +246,13 @@ impl PeerWants {
             }
         }
         for cid in self.cancels.drain(..) {
-            message.wants.push(WantEntry { cid, priority: 0, cancel: true, kind: WantKind::Block, send_dont_have: false });
+            message.wants.push(WantEntry {
+                cid,
+                priority: 0,
+                cancel: true,
+                kind: WantKind::Block,
+                send_dont_have: false,
+            });
         }
         while message.wants.len() < WANTS_PER_MESSAGE_MAX && self.sent_count < WANTS_PER_PEER_MAX {
             let Some(cid) = self.changed.pop_front() else { break };

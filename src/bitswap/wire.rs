@@ -20,7 +20,7 @@ pub enum Protocol {
     V1_0,
     /// `/ipfs/bitswap/1.1.0`: blocks with the prefix of their CID.
     V1_1,
-    /// `/ipfs/bitswap/1.2.0`: HAVE and DONT_HAVE.
+    /// `/ipfs/bitswap/1.2.0`: `HAVE` and `DONT_HAVE`.
     V1_2,
 }
 
@@ -236,13 +236,8 @@ fn decode_wantlist(data: Bytes, incoming: &mut Incoming) -> Result<(), WireError
 fn decode_want(data: Bytes) -> Result<Option<WantEntry>, WireError> {
     let mut fields = Fields { data };
     let mut cid = None;
-    let mut entry = WantEntry {
-        cid: Cid::default(),
-        priority: 1,
-        cancel: false,
-        kind: WantKind::Block,
-        send_dont_have: false,
-    };
+    let mut entry =
+        WantEntry { cid: Cid::default(), priority: 1, cancel: false, kind: WantKind::Block, send_dont_have: false };
     while let Some(field) = fields.next()? {
         match field {
             Field::Data(1, data) => cid = decode_cid(&data),
@@ -351,7 +346,8 @@ pub fn encode(message: &Outgoing, protocol: Protocol) -> Vec<u8> {
             continue;
         }
         let prefix = cid_prefix(cid);
-        let length = 1 + varint_len(prefix.len() as u64) + prefix.len() + 1 + varint_len(data.len() as u64) + data.len();
+        let length =
+            1 + varint_len(prefix.len() as u64) + prefix.len() + 1 + varint_len(data.len() as u64) + data.len();
         body.push(3 << 3 | 2);
         put_varint(&mut body, length as u64);
         put_bytes(&mut body, 1, &prefix);
@@ -404,13 +400,8 @@ mod tests {
     #[test]
     fn a_message_survives_the_round_trip() {
         let (first, second) = (sample_block("first"), sample_block("second"));
-        let entry = WantEntry {
-            cid: *first.cid(),
-            priority: -7,
-            cancel: false,
-            kind: WantKind::Have,
-            send_dont_have: true,
-        };
+        let entry =
+            WantEntry { cid: *first.cid(), priority: -7, cancel: false, kind: WantKind::Have, send_dont_have: true };
         let message = Outgoing {
             wants: vec![entry.clone(), WantEntry { cancel: true, ..entry.clone() }],
             full: true,

@@ -5,12 +5,16 @@
 
 use bytes::Bytes;
 use cid::{Cid, Version};
-use multihash_codetable::{Code, Multihash, MultihashDigest};
+use multihash_codetable::{Code, Multihash, MultihashDigest, Sha1};
+use multihash_derive::Hasher;
 
 use super::limits::BLOCK_BYTES_MAX;
 
 /// The multihash code of the identity "hash", whose digest is the data itself.
 pub const IDENTITY_HASH: u64 = 0x00;
+
+/// The multihash code of SHA-1.
+const SHA1: u64 = 0x11;
 
 /// The shortest digest that is trusted, in bytes: boxo's `verifcid` has the same floor.
 pub const DIGEST_BYTES_MIN: usize = 20;
@@ -57,6 +61,40 @@ pub struct CidPrefix {
     pub digest_bytes: usize,
 }
 
+/// A hash function that can be computed here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashFunction(Function);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Function {
+    Table(Code),
+    /// The code table can compute it (Git's objects use it), but has no entry for it.
+    Sha1,
+}
+
+impl HashFunction {
+    /// The function of a multihash code.
+    pub fn of(code: u64) -> Option<Self> {
+        if code == SHA1 {
+            return Some(Self(Function::Sha1));
+        }
+        Code::try_from(code).ok().map(|code| Self(Function::Table(code)))
+    }
+
+    /// The full digest of `data`.
+    pub fn digest(self, data: &[u8]) -> Multihash {
+        match self.0 {
+            Function::Table(code) => code.digest(data),
+            Function::Sha1 => {
+                let mut hasher = Sha1::default();
+                hasher.update(data);
+                // Its 20 bytes always fit.
+                Multihash::wrap(SHA1, hasher.finalize()).unwrap_or_default()
+            }
+        }
+    }
+}
+
 /// Bytes that match their CID. Cloning is cheap: the bytes are shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
@@ -78,8 +116,7 @@ impl Block {
                 Err(BlockError::Mismatch { cid })
             };
         }
-        let code = check_hash(&cid)?;
-        let computed = code.digest(&data);
+        let computed = check_hash(&cid)?.digest(&data);
         if computed.digest().get(..hash.digest().len()) == Some(hash.digest()) {
             Ok(Self { cid, data })
         } else {
@@ -112,8 +149,7 @@ impl Block {
             return Err(BlockError::ShortDigest { bytes: prefix.digest_bytes });
         }
         let unsupported = BlockError::UnsupportedHash { code: prefix.hash };
-        let code = Code::try_from(prefix.hash).map_err(|_| unsupported.clone())?;
-        let computed = code.digest(&data);
+        let computed = HashFunction::of(prefix.hash).ok_or_else(|| unsupported.clone())?.digest(&data);
         let digest = computed.digest().get(..prefix.digest_bytes).ok_or_else(|| unsupported.clone())?;
         let hash = Multihash::wrap(prefix.hash, digest).map_err(|_| unsupported.clone())?;
         let cid = match prefix.version {
@@ -145,13 +181,13 @@ impl Block {
 }
 
 /// Whether blocks of this CID can be verified here, without having one.
-pub fn check_hash(cid: &Cid) -> Result<Code, BlockError> {
+pub fn check_hash(cid: &Cid) -> Result<HashFunction, BlockError> {
     let hash = cid.hash();
-    let code = Code::try_from(hash.code()).map_err(|_| BlockError::UnsupportedHash { code: hash.code() })?;
+    let function = HashFunction::of(hash.code()).ok_or(BlockError::UnsupportedHash { code: hash.code() })?;
     if hash.digest().len() < DIGEST_BYTES_MIN {
         return Err(BlockError::ShortDigest { bytes: hash.digest().len() });
     }
-    Ok(code)
+    Ok(function)
 }
 
 #[cfg(test)]
@@ -167,8 +203,7 @@ mod tests {
             0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1053, 0x1054, 0x1055, 0xb220,
             0xb240, 0xb250, 0xb260,
         ] {
-            let code = Code::try_from(code).unwrap();
-            let cid = Cid::new_v1(RAW, code.digest(&data));
+            let cid = Cid::new_v1(RAW, HashFunction::of(code).unwrap().digest(&data));
             Block::verify(cid, data.clone()).unwrap();
             assert_eq!(Block::verify(cid, Bytes::from_static(b"hellO")), Err(BlockError::Mismatch { cid }));
         }

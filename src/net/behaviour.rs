@@ -198,9 +198,10 @@ impl NetworkBehaviour for Bitswap {
                 if let Some(connection) = connection {
                     connection.unsupported = true;
                 }
-                let mute = self.peers.get(&peer).is_none_or(|state| {
-                    state.connections.iter().all(|connection| connection.unsupported)
-                });
+                let mute = self
+                    .peers
+                    .get(&peer)
+                    .is_none_or(|state| state.connections.iter().all(|connection| connection.unsupported));
                 if !mute {
                     return;
                 }

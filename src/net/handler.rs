@@ -395,7 +395,12 @@ impl ConnectionHandler for Handler {
 
     fn on_connection_event(
         &mut self,
-        event: ConnectionEvent<Self::InboundProtocol, Self::OutboundProtocol, Self::InboundOpenInfo, Self::OutboundOpenInfo>,
+        event: ConnectionEvent<
+            Self::InboundProtocol,
+            Self::OutboundProtocol,
+            Self::InboundOpenInfo,
+            Self::OutboundOpenInfo,
+        >,
     ) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (mut stream, _), .. }) => {
@@ -407,7 +412,10 @@ impl ConnectionHandler for Handler {
                 let bytes = InboundBytes { connection: Arc::clone(&self.inbound_bytes), held: 0 };
                 self.inbound.push(read(Reader { stream, bytes, buffer: BytesMut::new(), filled: 0 }).boxed());
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: (mut stream, version), .. }) => {
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: (mut stream, version),
+                ..
+            }) => {
                 stream.ignore_for_keep_alive();
                 self.outbound = Outbound::Idle(stream, version);
             }

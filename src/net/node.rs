@@ -337,10 +337,8 @@ impl EventLoop {
         if peer == self.shared.peer_id {
             return;
         }
-        let options = DialOpts::peer_id(peer)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .addresses(addresses)
-            .build();
+        let options =
+            DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses).build();
         match self.swarm.dial(options) {
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
             Err(error) => tracing::debug!(%peer, %error, "can't dial"),
@@ -389,13 +387,15 @@ impl EventLoop {
     fn handle_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Bitswap(event)) => self.handle_bitswap(event),
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, peer, result: Err(failure) })) => {
-                if !matches!(failure, ping::Failure::Unsupported) {
-                    tracing::debug!(%peer, %failure, "a connection is dead");
-                    self.swarm.close_connection(connection);
-                }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, peer, result: Err(failure) }))
+                if !matches!(failure, ping::Failure::Unsupported) =>
+            {
+                tracing::debug!(%peer, %failure, "a connection is dead");
+                self.swarm.close_connection(connection);
             }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } | SwarmEvent::ListenerClosed { .. } => {
+            SwarmEvent::NewListenAddr { .. }
+            | SwarmEvent::ExpiredListenAddr { .. }
+            | SwarmEvent::ListenerClosed { .. } => {
                 let addresses = self.swarm.listeners().cloned().collect();
                 *self.shared.listening.write().unwrap_or_else(PoisonError::into_inner) = addresses;
             }
@@ -403,7 +403,9 @@ impl EventLoop {
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 tracing::debug!(%peer, %error, "dialling failed");
             }
-            SwarmEvent::IncomingConnectionError { error, .. } => tracing::debug!(%error, "an incoming connection failed"),
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                tracing::debug!(%error, "an incoming connection failed");
+            }
             _ => {}
         }
     }

@@ -5,6 +5,10 @@ use crate::bitswap::wire::WantKind;
 use crate::model::limits::ANSWER_BYTES_TARGET;
 use crate::store::blocks::BlockReader;
 
+/// A block up to this size, in bytes, is sent to who asks whether we have it, as boxo does (`WantHaveReplaceSize`): it costs
+/// hardly more than the answer, and saves the round trip.
+const HAVE_REPLACE_BYTES_MAX: u32 = 1024;
+
 /// Carries out a job. What can't be read counts as missing: the peer looks elsewhere, and the log says why.
 pub fn read(reader: &BlockReader, job: &ReadJob) -> ReadResult {
     let mut result = ReadResult::default();
@@ -21,8 +25,8 @@ pub fn read(reader: &BlockReader, job: &ReadJob) -> ReadResult {
     for ((cid, kind), size) in job.wants.iter().zip(sizes) {
         match (size, kind) {
             (None, _) => result.missing.push(*cid),
-            (Some(_), WantKind::Have) => result.present.push(*cid),
-            (Some(size), WantKind::Block) => {
+            (Some(size), WantKind::Have) if size > HAVE_REPLACE_BYTES_MAX => result.present.push(*cid),
+            (Some(size), _) => {
                 let size = size as usize;
                 if wanted.is_empty() || bytes + size <= ANSWER_BYTES_TARGET {
                     wanted.push(*cid);

@@ -34,8 +34,7 @@ pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, S
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let mut quic_config = quic::Config::new(keypair);
     quic_config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
-    let quic =
-        quic::tokio::Transport::new(quic_config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(quic_config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let both = OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed();
     let guarded = Guarded { inner: both, profile };
     let transport = match dns::tokio::Transport::system(guarded) {

@@ -9,3 +9,4 @@ pub mod schedule;
 pub mod service;
 
 pub use options::Options;
+pub use service::{NetworkView, OriginUse, PinError, PinInput, PinService, PinView};

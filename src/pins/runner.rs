@@ -117,7 +117,7 @@ impl Runner {
                     PinChange::Added(record) => self.add(&record).await,
                     PinChange::Removed(pin) => self.remove(pin).await,
                 },
-                Some(event) = events.recv() => self.handle_node_event(event).await,
+                Some(event) = events.recv() => self.handle_node_event(&event),
                 Some(outcome) = self.tasks.join_next() => self.handle_outcome(outcome).await,
                 _ = tick.tick() => self.handle_tick().await,
             }
@@ -174,7 +174,7 @@ impl Runner {
     }
 
     async fn start_next(&mut self) {
-        while let Some(pin) = self.schedule.next() {
+        while let Some(pin) = self.schedule.start_next() {
             match self.records.get(pin) {
                 Ok(Some(record)) if record.state == PinState::Queued => self.start(Arc::new(record)).await,
                 Ok(_) => self.remove(pin).await,
@@ -192,8 +192,7 @@ impl Runner {
         self.origins.hurry(pin, Instant::now());
         self.dial_due().await;
         let (sender, progress) = watch::channel(FetchProgress::new(Instant::now()));
-        let limits =
-            FetchLimits { blocks_max: self.options.blocks_max, stall_timeout: self.options.stall_timeout };
+        let limits = FetchLimits { blocks_max: self.options.blocks_max, stall_timeout: self.options.stall_timeout };
         let (fetcher, root, sources) = (self.fetcher.clone(), record.root, self.origins.of(pin).to_vec());
         let abort = self.tasks.spawn(async move { (pin, fetcher.fetch(root, sources, limits, &sender).await) });
         self.board.set(pin, Live::Fetching(shown(&progress.borrow())));
@@ -281,14 +280,14 @@ impl Runner {
         self.board.set(pin, live);
     }
 
-    async fn handle_node_event(&mut self, event: NodeEvent) {
+    fn handle_node_event(&mut self, event: &NodeEvent) {
         let pins = match event {
             NodeEvent::PeerConnected(peer) => {
-                self.origins.connected(&peer, Instant::now());
-                self.origins.pins_of(&peer)
+                self.origins.connected(peer, Instant::now());
+                self.origins.pins_of(peer)
             }
             NodeEvent::Offered(root) => {
-                self.watched.iter().filter(|(_, watched)| **watched == root).map(|(pin, _)| *pin).collect()
+                self.watched.iter().filter(|(_, watched)| *watched == root).map(|(pin, _)| *pin).collect()
             }
         };
         for pin in pins {
@@ -343,8 +342,12 @@ fn stall_sentence(record: &PinRecord, had_provider: bool, progress: &Progress) -
     if had_provider {
         format!("the peers that had the content stopped sending; {reached}")
     } else if record.origins.is_empty() {
-        format!("no origins were given and no connected peer has the content; {reached}. Keep a node that has it connected to one of the delegates")
+        format!(
+            "no origins were given and no connected peer has the content; {reached}. Keep a node that has it connected to one of the delegates"
+        )
     } else {
-        format!("none of the origins is connected and no other peer has the content; {reached}. Keep the node that has it running, and connected to one of the delegates")
+        format!(
+            "none of the origins is connected and no other peer has the content; {reached}. Keep the node that has it running, and connected to one of the delegates"
+        )
     }
 }

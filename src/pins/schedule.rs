@@ -68,12 +68,13 @@ impl Schedule {
     }
 
     /// The pin whose turn it is, if a slot is free; it is active from now on.
-    pub fn next(&mut self) -> Option<PinId> {
+    pub fn start_next(&mut self) -> Option<PinId> {
         if self.active >= self.active_max {
             return None;
         }
         let after = self.last_user;
-        let next_user = self.ready.range(UserId(after.0.saturating_add(1))..).next().or_else(|| self.ready.iter().next());
+        let next_user =
+            self.ready.range(UserId(after.0.saturating_add(1))..).next().or_else(|| self.ready.iter().next());
         let (user, pin) = next_user.and_then(|(user, pins)| Some((*user, *pins.first()?)))?;
         self.last_user = user;
         self.move_to(pin, Place::Active);
@@ -104,8 +105,7 @@ impl Schedule {
 
     /// Ends the waits that are over, and returns the pins concerned.
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<PinId> {
-        let due: Vec<PinId> =
-            self.waiting.iter().take_while(|(at, _)| *at <= now).map(|(_, pin)| *pin).collect();
+        let due: Vec<PinId> = self.waiting.iter().take_while(|(at, _)| *at <= now).map(|(_, pin)| *pin).collect();
         for pin in &due {
             self.move_to(*pin, Place::Ready);
         }
@@ -183,7 +183,7 @@ mod tests {
             schedule.add(*pin, UserId(1));
         }
         schedule.add(pins[4], UserId(2));
-        let order: Vec<PinId> = std::iter::from_fn(|| schedule.next()).collect();
+        let order: Vec<PinId> = std::iter::from_fn(|| schedule.start_next()).collect();
         assert_eq!(order, [pins[0], pins[4], pins[1], pins[2], pins[3]]);
     }
 
@@ -192,11 +192,11 @@ mod tests {
         let (mut schedule, pins) = (schedule(1), pins(2));
         schedule.add(pins[0], UserId(1));
         schedule.add(pins[1], UserId(1));
-        assert_eq!(schedule.next(), Some(pins[0]));
-        assert_eq!(schedule.next(), None);
+        assert_eq!(schedule.start_next(), Some(pins[0]));
+        assert_eq!(schedule.start_next(), None);
         assert!(schedule.remove(pins[0]));
         assert!(!schedule.remove(pins[0]));
-        assert_eq!(schedule.next(), Some(pins[1]));
+        assert_eq!(schedule.start_next(), Some(pins[1]));
     }
 
     #[test]
@@ -204,10 +204,10 @@ mod tests {
         let (mut schedule, pin, mut now) = (schedule(1), PinId::new(), Instant::now());
         schedule.add(pin, UserId(1));
         for seconds in [1, 2, 4, 8, 8] {
-            assert_eq!(schedule.next(), Some(pin));
+            assert_eq!(schedule.start_next(), Some(pin));
             let at = schedule.stalled(pin, now, 0.0);
             assert_eq!(at, now + seconds * SECOND);
-            assert_eq!(schedule.next(), None);
+            assert_eq!(schedule.start_next(), None);
             assert!(schedule.handle_timeout(at - Duration::from_millis(1)).is_empty());
             assert_eq!(schedule.handle_timeout(at), [pin]);
             now = at;
@@ -219,7 +219,7 @@ mod tests {
     fn jitter_adds_at_most_a_quarter() {
         let (mut schedule, pin, now) = (schedule(1), PinId::new(), Instant::now());
         schedule.add(pin, UserId(1));
-        schedule.next();
+        schedule.start_next();
         assert_eq!(schedule.stalled(pin, now, 1.0), now + SECOND.mul_f64(1.25));
     }
 
@@ -227,12 +227,12 @@ mod tests {
     fn news_end_the_wait_at_once() {
         let (mut schedule, pin, now) = (schedule(1), PinId::new(), Instant::now());
         schedule.add(pin, UserId(1));
-        schedule.next();
+        schedule.start_next();
         assert!(!schedule.wake(pin), "an active pin doesn't wait");
         schedule.stalled(pin, now, 0.5);
         assert!(schedule.wake(pin));
         assert_eq!(schedule.next_timeout(), None);
-        assert_eq!(schedule.next(), Some(pin));
+        assert_eq!(schedule.start_next(), Some(pin));
         assert!(schedule.is_active(pin));
     }
 
@@ -241,9 +241,9 @@ mod tests {
         let (mut schedule, pin, now) = (schedule(2), PinId::new(), Instant::now());
         schedule.add(pin, UserId(1));
         schedule.add(pin, UserId(1));
-        assert_eq!(schedule.next(), Some(pin));
+        assert_eq!(schedule.start_next(), Some(pin));
         schedule.add(pin, UserId(1));
-        assert_eq!(schedule.next(), None);
+        assert_eq!(schedule.start_next(), None);
         schedule.stalled(pin, now, 0.0);
         assert!(schedule.remove(pin));
         assert!(schedule.handle_timeout(now + 100 * SECOND).is_empty());

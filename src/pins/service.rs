@@ -21,8 +21,19 @@ pub trait NetworkView: Send + Sync {
     /// Addresses under which clients reach the node, each with its peer id; at least one.
     fn delegates(&self) -> Vec<String>;
 
-    /// Whether an origin can be dialled; if not, why.
-    fn check_origin(&self, multiaddr: &str) -> Result<(), String>;
+    /// What an origin is good for.
+    fn check_origin(&self, multiaddr: &str) -> OriginUse;
+}
+
+/// What an entry of `origins` is good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OriginUse {
+    /// It is dialled.
+    Dial,
+    /// It can't be dialled, for this reason; but it names a peer, which is a source should it dial us.
+    Await(String),
+    /// It names no peer, or says nothing that can be used, for this reason.
+    Nothing(String),
 }
 
 /// What a client wants to pin, as it wrote it.
@@ -255,12 +266,16 @@ impl PinService {
                 format!("at most {ORIGINS_MAX} are used")
             } else {
                 match self.network.check_origin(&origin) {
-                    Ok(()) => {
+                    OriginUse::Dial => {
                         seen.insert(origin.clone());
                         used.push(origin);
                         continue;
                     }
-                    Err(reason) => reason,
+                    OriginUse::Await(reason) => {
+                        used.push(origin.clone());
+                        format!("{reason}; its peer is a source when it connects to one of the delegates")
+                    }
+                    OriginUse::Nothing(reason) => reason,
                 }
             };
             if skipped.len() < ORIGINS_SKIPPED_MAX {

@@ -1,4 +1,4 @@
-//! Everything that is on disk.
+//! Everything that is on disk: blocks, records, and the directory that holds both.
 
 pub mod blocks;
 pub mod datadir;

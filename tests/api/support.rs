@@ -7,7 +7,7 @@ use pinnace::auth::{Accounts, FirstStart, Options, Scopes};
 use pinnace::http::{AppState, serve};
 use pinnace::model::{Block, PinId, UserId};
 use pinnace::pins::board::{Board, PinChange};
-use pinnace::pins::{NetworkView, PinService};
+use pinnace::pins::{NetworkView, OriginUse, PinService};
 use pinnace::store::Records;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
@@ -30,9 +30,13 @@ impl NetworkView for FakeNetwork {
         DELEGATES.map(str::to_owned).into()
     }
 
-    fn check_origin(&self, multiaddr: &str) -> Result<(), String> {
+    fn check_origin(&self, multiaddr: &str) -> OriginUse {
         assert_ne!(multiaddr, "/panic", "a panic that the test wants");
-        if multiaddr.contains("/p2p/") { Ok(()) } else { Err("names no peer".into()) }
+        match multiaddr {
+            private if private.starts_with("/ip4/10.") => OriginUse::Await("not globally routable".into()),
+            named if named.contains("/p2p/") => OriginUse::Dial,
+            _ => OriginUse::Nothing("names no peer".into()),
+        }
     }
 }
 

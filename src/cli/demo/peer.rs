@@ -108,8 +108,7 @@ impl Peer {
     pub(super) async fn fetch(&self, root: Cid, from: Multiaddr, bytes: Arc<AtomicU64>) -> Result<(), PeerError> {
         let source = origin_peer(&from.to_string()).ok_or_else(|| PeerError::NoPeer(from.clone()))?;
         self.node.dial(source, vec![from]).await?;
-        let fetcher =
-            Fetcher::new(self.store.reader(), self.store.writer(), self.node.clone(), IN_FLIGHT_BYTES_MAX);
+        let fetcher = Fetcher::new(self.store.reader(), self.store.writer(), self.node.clone(), IN_FLIGHT_BYTES_MAX);
         let (sender, mut progress) = watch::channel(FetchProgress::new(std::time::Instant::now()));
         let fetching = fetcher.fetch(root, vec![source], LIMITS, &sender);
         tokio::pin!(fetching);
