@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::net::Multiaddr;
 use bytesize::ByteSize;
 use cid::Cid;
 use indicatif::{ProgressBar, ProgressStyle};
-use libp2p::Multiaddr;
 use tempfile::TempDir;
 
 use self::client::{Client, ClientError};
