@@ -3,6 +3,7 @@
 pub mod blocks;
 mod database;
 pub mod datadir;
+pub mod gc;
 pub mod options;
 pub mod records;
 

@@ -97,17 +97,17 @@ impl Records {
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, RecordsError> {
         let shown = path.display().to_string();
         let file_path = path.to_owned();
-        Self::open_with(shown, Box::new(move || database::open(&file_path, cache_bytes)))
+        Self::open_with(&shown, Box::new(move || database::open(&file_path, cache_bytes)))
     }
 
     /// Opens whatever `opener` gives; `name` is for messages.
     fn open_with(
-        name: String,
+        name: &str,
         opener: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
     ) -> Result<Self, RecordsError> {
-        let file = Slot::open(name.clone(), opener)
-            .map_err(|error| RecordsError::Open { path: name.clone(), source: Arc::new(error.into()) })?;
-        file.with(|database| tables::prepare(database, &name)).map_err(RecordsError::OutOfService)??;
+        let file = Slot::open(name.to_owned(), opener)
+            .map_err(|error| RecordsError::Open { path: name.to_owned(), source: Arc::new(error.into()) })?;
+        file.with(|database| tables::prepare(database, name)).map_err(RecordsError::OutOfService)??;
         let file = Arc::new(file);
         let writer = Writer::start(Arc::clone(&file))?;
         Ok(Self { file, writer })
@@ -139,7 +139,7 @@ impl Records {
 
     /// A snapshot to read from.
     fn read(&self) -> Result<ReadTransaction, RecordsError> {
-        Ok(self.file.with(|database| database.begin_read()).map_err(RecordsError::OutOfService)??)
+        Ok(self.file.with(ReadableDatabase::begin_read).map_err(RecordsError::OutOfService)??)
     }
 }
 

@@ -68,6 +68,21 @@ impl Records {
         Ok(records)
     }
 
+    /// The roots that at most `max` pins keep, in the order of their ids, from the one after `after` on: a pin's own, and
+    /// those that it replaced.
+    pub fn roots(&self, after: Option<PinId>, max: usize) -> Result<Vec<(PinId, Vec<Cid>)>, RecordsError> {
+        let pins = self.read()?.open_table(PINS)?;
+        let start = after.map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(*id.as_bytes()));
+        let mut roots = Vec::new();
+        for entry in pins.range::<&[u8; 16]>((start.as_ref(), std::ops::Bound::Unbounded))?.take(max) {
+            let record: PinRecord = decode("pins", entry?.1.value())?;
+            let mut kept = record.retained_roots;
+            kept.push(record.root);
+            roots.push((record.id, kept));
+        }
+        Ok(roots)
+    }
+
     /// Shows every pin of an account, newest first, that was made strictly between two times (milliseconds since the
     /// Unix epoch), from one snapshot. It reads the disk for as long as there are pins: not for the event loop.
     pub fn scan_pins(

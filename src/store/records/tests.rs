@@ -103,7 +103,7 @@ async fn a_full_disk_fails_its_commit_and_writing_goes_on_when_there_is_room() {
         let backend = FillingDisk { file, full: Arc::clone(&disk_full) };
         redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend)
     };
-    let records = Records::open_with("a filling disk".into(), Box::new(opener)).unwrap();
+    let records = Records::open_with("a filling disk", Box::new(opener)).unwrap();
     let first = add(&records, 1, 1, None).await;
     full.store(true, std::sync::atomic::Ordering::Release);
     assert!(records.add_pin(new_pin(1, 2), None).await.is_err());
