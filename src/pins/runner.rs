@@ -260,7 +260,8 @@ impl Runner {
     async fn handle_stall(&mut self, record: &PinRecord, had_provider: bool, progress: Progress) {
         let pin = record.id;
         let sentence = stall_sentence(record, had_provider, &progress);
-        let age_ms = jiff::Timestamp::now().as_millisecond().saturating_sub(record.created_ms);
+        let since_ms = record.retried_ms.unwrap_or(record.created_ms);
+        let age_ms = jiff::Timestamp::now().as_millisecond().saturating_sub(since_ms);
         let give_up_ms = i64::try_from(self.options.give_up_after.as_millis()).unwrap_or(i64::MAX);
         if age_ms >= give_up_ms {
             let code = if had_provider { FailureCode::Stalled } else { FailureCode::NoProvider };

@@ -15,7 +15,7 @@ use redb::{Builder, Database, ReadTransaction, ReadableDatabase};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use accounts::{NewUser, Rotation, Scopes, TokenId, TokenKind, TokenRecord, UserRecord};
-pub use pins::{AddRefusal, NewPin};
+pub use pins::{AddRefusal, NewPin, PinCounts, PinSet, RetryRefusal};
 use tables::{META, SCHEMA_KEY, decode, encode};
 pub use writer::Change;
 use writer::Writer;
