@@ -86,10 +86,10 @@ pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status
     let (announced, last_resort) = state.node.delegates();
     let (blocks, process) = (state.blocks.clone(), state.process.clone());
     let store = tokio::task::spawn_blocking(move || {
-        let stats = blocks.stats();
+        let held = blocks.stats();
         let (blocks_file, records_file) = (bytes_on_disk(&process.blocks_file), bytes_on_disk(&process.records_file));
-        stats.map(|stats| StoreSizes {
-            blocks: stats.blocks,
+        held.map(|held| StoreSizes {
+            blocks: held.blocks,
             blocks_bytes_on_disk: blocks_file,
             records_bytes_on_disk: records_file,
         })
