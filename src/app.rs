@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytesize::ByteSize;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -15,6 +17,9 @@ pub use crate::auth::FirstStart;
 use crate::auth::{Accounts, AuthError};
 use crate::config::{Config, ConfigError};
 use crate::fetch::Fetcher;
+#[cfg(unix)]
+use crate::http::control::ControlSocket;
+use crate::http::control::{ControlState, ProcessFacts};
 use crate::http::{self, AppState};
 use crate::net::profile::{check_origin, origin_peer};
 use crate::net::{Keypair, Node, NodeError, NodeHandle};
@@ -87,12 +92,42 @@ pub struct Ready {
     pub first_start: Option<FirstStart>,
 }
 
+/// A server of HTTP, to stop and join.
+#[derive(Debug)]
+struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Server {
+    /// Starts what `serve` makes of the future that ends at the stop.
+    fn start<F>(serve: impl FnOnce(BoxFuture<'static, ()>) -> F) -> Self
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async {
+            // A sender that is gone means the same as its message.
+            let _ = stopped.await;
+        };
+        Self { stop, task: tokio::spawn(serve(stopped.boxed())) }
+    }
+
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        if let Ok(Err(error)) = self.task.await {
+            tracing::warn!(%error, "a server of HTTP ended with an error");
+        }
+    }
+}
+
 /// A running service.
 #[derive(Debug)]
 pub struct App {
     ready: Ready,
-    http_stop: oneshot::Sender<()>,
-    http: JoinHandle<io::Result<()>>,
+    http: Server,
+    /// Absent where the socket can't be made.
+    control: Option<Server>,
     runner: RunnerTask,
     node: NodeHandle,
     node_task: JoinHandle<()>,
@@ -126,11 +161,10 @@ impl App {
         let runner = Runner::new(Arc::clone(&records), Arc::clone(&board), node.clone(), fetcher, config.pins.clone())
             .spawn(changes, events);
         let pins = PinService::new(Arc::clone(&records), board, Arc::new(View(node.clone())));
-        let (http_stop, stopped) = oneshot::channel::<()>();
-        let http = tokio::spawn(http::serve(listener, AppState { accounts, pins }, async {
-            // A sender that is gone means the same as its message.
-            let _ = stopped.await;
-        }));
+        let http = {
+            let state = AppState { accounts, pins: pins.clone() };
+            Server::start(|stopped| http::serve(listener, state, stopped))
+        };
 
         let ready = Ready {
             endpoint: format!("http://{}/api/psa/", reachable(bound)),
@@ -139,7 +173,16 @@ impl App {
             pid: std::process::id(),
             first_start,
         };
-        Ok(Self { ready, http_stop, http, runner, node, node_task, blocks, records, _data: data })
+        let process = ProcessFacts {
+            started: jiff::Timestamp::now(),
+            endpoint: ready.endpoint.clone(),
+            data: data.path().to_owned(),
+            blocks_file: data.blocks_path(),
+            records_file: data.records_path(),
+        };
+        let state = ControlState { pins, node: node.clone(), blocks: blocks.reader(), process: Arc::new(process) };
+        let control = control(&data.control_path(), state);
+        Ok(Self { ready, http, control, runner, node, node_task, blocks, records, _data: data })
     }
 
     /// What a started service tells.
@@ -149,10 +192,11 @@ impl App {
 
     /// Stops in order: no new requests, no new fetches, no peers, and then the stores.
     pub async fn stop(self) -> Result<(), AppError> {
-        let _ = self.http_stop.send(());
-        if let Ok(Err(error)) = self.http.await {
-            tracing::warn!(%error, "the HTTP side ended with an error");
-        }
+        tokio::join!(self.http.stop(), async {
+            if let Some(control) = self.control {
+                control.stop().await;
+            }
+        });
         let runner = self.runner.stop().await;
         self.node.stop().await;
         let _ = self.node_task.await;
@@ -165,6 +209,28 @@ impl App {
         .map_err(|_| AppError::Stopping)?;
         Ok(runner?)
     }
+}
+
+/// Serves the commands on this machine. Without its socket the service is whole but for them, so it goes on.
+#[cfg(unix)]
+fn control(path: &std::path::Path, state: ControlState) -> Option<Server> {
+    match ControlSocket::bind(path) {
+        Ok(socket) => Some(Server::start(|stopped| socket.serve(state, stopped))),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                path = %path.display(),
+                "commands such as `pinnace status` can't reach this process, as their socket can't be made"
+            );
+            None
+        }
+    }
+}
+
+/// There are no unix sockets to serve on.
+#[cfg(not(unix))]
+fn control(_path: &std::path::Path, _state: ControlState) -> Option<Server> {
+    None
 }
 
 type Stores = (DataDir, Keypair, BlockStore, Arc<Records>);

@@ -1,8 +1,12 @@
 //! The command line: one file per command, and nothing that another way in would need as well.
 
+mod client;
 mod demo;
+mod output;
+mod pin;
 mod serve;
 mod signals;
+mod status;
 mod welcome;
 
 use std::error::Error;
@@ -29,6 +33,11 @@ enum Command {
     /// Show the whole trip on this machine, on loopback: a peer has a file, pinnace pins it, the peer leaves, another
     /// peer fetches it from pinnace. Leaves nothing behind.
     Demo(demo::Arguments),
+    /// Show how the running pinnace is doing.
+    Status(status::Arguments),
+    /// Look at the pins of all accounts of the running pinnace, try them again, or remove them.
+    #[command(subcommand)]
+    Pin(pin::Command),
 }
 
 /// Why a command ended early.
@@ -57,6 +66,9 @@ pub enum CliError {
     /// The demo did not go well.
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
+    /// The running process can't be reached, or refused.
+    #[error(transparent)]
+    Control(#[from] client::ControlError),
 }
 
 /// Reads the command line. Ends the process with help or usage where the command line asks for it or is wrong.
@@ -69,6 +81,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Pin(command) => pin::run(&command),
     }
 }
 
@@ -144,6 +158,32 @@ mod tests {
         }
         for size in ["0", "-1", "many", ""] {
             assert!(Arguments::try_parse_from(["pinnace", "demo", "--size", size]).is_err(), "{size}");
+        }
+    }
+
+    #[test]
+    fn commands_for_the_running_process_take_their_flags() {
+        let id = "0190b2a4-9b1c-7000-8000-000000000000";
+        for line in [
+            &["status"][..],
+            &["status", "--json", "--data", "d", "--config", "c"],
+            &["pin", "list"],
+            &["pin", "list", "--status", "failed,queued", "--status", "pinning", "--limit", "1000", "--json"],
+            &["pin", "show", id, "--json", "--data", "d"],
+            &["pin", "retry", id, "--data", "d"],
+            &["pin", "remove", id, "--config", "c"],
+        ] {
+            Arguments::try_parse_from([&["pinnace"], line].concat()).unwrap();
+        }
+        for line in [
+            &["pin"][..],
+            &["pin", "list", "--status", "done"],
+            &["pin", "list", "--limit", "0"],
+            &["pin", "list", "--limit", "1001"],
+            &["pin", "show"],
+            &["pin", "remove", "not-an-id"],
+        ] {
+            assert!(Arguments::try_parse_from([&["pinnace"], line].concat()).is_err(), "{line:?}");
         }
     }
 

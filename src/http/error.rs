@@ -22,6 +22,8 @@ const FORBIDDEN: &str = "FORBIDDEN";
 const NOT_FOUND: &str = "NOT_FOUND";
 /// The path knows other methods.
 const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
+/// The pin is in no state for this.
+const CONFLICT: &str = "CONFLICT";
 /// The body didn't come in time.
 const REQUEST_TIMEOUT: &str = "REQUEST_TIMEOUT";
 /// The body is too large.
@@ -66,11 +68,19 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, details)
     }
 
+    pub(super) fn not_found(details: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, NOT_FOUND, details)
+    }
+
     pub(super) fn no_such_pin() -> Self {
+        Self::not_found("this account has no pin with this requestid; list the pins to see which it has")
+    }
+
+    pub(super) fn stopping() -> Self {
         Self::new(
-            StatusCode::NOT_FOUND,
-            NOT_FOUND,
-            "this account has no pin with this requestid; list the pins to see which it has",
+            StatusCode::SERVICE_UNAVAILABLE,
+            SERVICE_UNAVAILABLE,
+            "the service is stopping; send the request again in a moment",
         )
     }
 
@@ -150,11 +160,8 @@ impl From<PinError> for ApiError {
                 tracing::error!(%error, "a request failed");
                 Self::internal()
             }
-            PinError::Stopping => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                SERVICE_UNAVAILABLE,
-                "the service is stopping; send the request again in a moment",
-            ),
+            PinError::NotFailed(_) => Self::new(StatusCode::CONFLICT, CONFLICT, error.to_string()),
+            PinError::Stopping => Self::stopping(),
         }
     }
 }
@@ -163,7 +170,7 @@ impl From<PinError> for ApiError {
 pub(super) async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(100).collect();
     let details = format!("there is nothing at {path}; the pinning API is at /api/psa, accounts are at /api/auth");
-    ApiError::new(StatusCode::NOT_FOUND, NOT_FOUND, details)
+    ApiError::not_found(details)
 }
 
 /// Answers to every method that a path doesn't know; the router adds `Allow`.

@@ -1,4 +1,4 @@
-//! A TCP stream that ends when nothing moves on it for too long: clients that vanish, and those that only want to
+//! A stream that ends when nothing moves on it for too long: clients that vanish, and those that only want to
 //! occupy a connection.
 
 use std::io;
@@ -7,18 +7,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// The stream with its deadline.
-pub(super) struct IdleStream {
-    stream: TcpStream,
+pub(super) struct IdleStream<S> {
+    stream: S,
     idle_max: Duration,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl IdleStream {
-    pub(super) fn new(stream: TcpStream, idle_max: Duration) -> Self {
+impl<S> IdleStream<S> {
+    pub(super) fn new(stream: S, idle_max: Duration) -> Self {
         Self { stream, idle_max, deadline: Box::pin(sleep(idle_max)) }
     }
 
@@ -33,7 +32,7 @@ impl IdleStream {
     }
 }
 
-impl AsyncRead for IdleStream {
+impl<S: AsyncRead + Unpin> AsyncRead for IdleStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -44,7 +43,7 @@ impl AsyncRead for IdleStream {
     }
 }
 
-impl AsyncWrite for IdleStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for IdleStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(context, outcome)
@@ -76,7 +75,7 @@ impl AsyncWrite for IdleStream {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     #[tokio::test]
     async fn ends_when_nothing_comes_and_not_before() {

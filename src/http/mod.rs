@@ -1,10 +1,12 @@
-//! The HTTP side: the Pinning Services API and the accounts, and the only user of axum.
+//! The HTTP side: the Pinning Services API and the accounts, and the only user of axum. `control` is what commands on
+//! the same machine use instead.
 //!
 //! `router` has the whole route table, `error` everything that clients see when a request fails. What requests mean
 //! is decided in `pins` and `auth`.
 
 mod auth;
 mod body;
+pub mod control;
 mod error;
 mod idle;
 mod list_query;

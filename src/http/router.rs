@@ -54,7 +54,7 @@ async fn health() -> Response {
 }
 
 /// The text of the panic is in the log already, from the panic hook.
-fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response {
+pub(super) fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::internal().into_response()
 }
 

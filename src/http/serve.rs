@@ -1,7 +1,6 @@
 //! The server: accepts connections, bounds them in number and time, and ends them in order.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use axum::http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -28,14 +28,42 @@ use crate::model::limits::{
 /// The wait after a failed accept: most such errors (no file descriptor left) pass when something else ends.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves HTTP/1.1 and HTTP/2 (with prior knowledge) until `shutdown` is done; then accepts no more, and gives running
-/// requests a moment to end.
+/// Serves the API until `shutdown` is done, see [`serve_router`].
 pub async fn serve(
     listener: TcpListener,
     state: AppState,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let router = router(state);
+    serve_router(listener, router(state), shutdown).await
+}
+
+/// Where connections come from.
+pub(super) trait Listener: Send + Sync {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and its address if it has one.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<ClientAddress>)>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Option<ClientAddress>)> {
+        let (stream, address) = self.accept().await?;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, %address, "TCP_NODELAY can't be set");
+        }
+        Ok((stream, Some(ClientAddress(address.ip()))))
+    }
+}
+
+/// Serves HTTP/1.1 and HTTP/2 (with prior knowledge) until `shutdown` is done; then accepts no more, and gives running
+/// requests a moment to end.
+pub(super) async fn serve_router(
+    listener: impl Listener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -44,7 +72,7 @@ pub async fn serve(
         while connections.try_join_next().is_some() {}
         let accepted = async {
             let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
-            let (stream, address) = listener.accept().await?;
+            let (stream, address) = listener.next().await?;
             Ok::<_, io::Error>((slot, stream, address))
         };
         let accepted = tokio::select! {
@@ -75,13 +103,17 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, router: Router, mut stopped: watch::Receiver<()>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, %address, "TCP_NODELAY can't be set");
-    }
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: Option<ClientAddress>,
+    router: Router,
+    mut stopped: watch::Receiver<()>,
+) {
     let service = TowerToHyperService::new(router.map_request(move |request: Request<_>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ClientAddress(address.ip()));
+        if let Some(address) = address {
+            request.extensions_mut().insert(address);
+        }
         request
     }));
     let mut builder = Builder::new(TokioExecutor::new());
@@ -98,6 +130,6 @@ async fn connection(stream: TcpStream, address: SocketAddr, router: Router, mut 
         }
     };
     if let Err(error) = outcome {
-        tracing::debug!(error, %address, "an HTTP connection ended");
+        tracing::debug!(error, ?address, "an HTTP connection ended");
     }
 }

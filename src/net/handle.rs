@@ -86,6 +86,11 @@ impl NodeHandle {
         profile::delegates(&self.shared.profile, &self.shared.external, &listening, self.shared.peer_id)
     }
 
+    /// The addresses that the node listens on, of every interface.
+    pub fn listening(&self) -> Vec<Multiaddr> {
+        self.shared.listening.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Dials a peer in the background, unless it is connected or being dialled.
     pub async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NodeGone> {
         self.send(Command::Dial(peer, addresses)).await

@@ -147,6 +147,11 @@ impl Board {
         self.lock().get(id).cloned()
     }
 
+    /// How many pins are being fetched.
+    pub fn fetching(&self) -> usize {
+        self.lock().values().filter(|live| live.is_fetching()).count()
+    }
+
     /// Says what a pin is doing.
     pub fn set(&self, id: PinId, live: Live) {
         self.lock().insert(id, live);

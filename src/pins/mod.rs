@@ -9,4 +9,4 @@ pub mod schedule;
 pub mod service;
 
 pub use options::Options;
-pub use service::{NetworkView, OriginUse, PinError, PinInput, PinService, PinView};
+pub use service::{NetworkView, OriginUse, OwnedPage, OwnedPin, PinError, PinInput, PinService, PinView, StatusCounts};

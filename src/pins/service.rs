@@ -1,6 +1,9 @@
 //! What clients do with their pins: add, replace, look, list, remove. Each answers after its commit.
 //!
-//! Fetching is the runner's matter; the two meet in the records and on the board.
+//! Fetching is the runner's matter; the two meet in the records and on the board. What the operator does with the pins
+//! of all accounts is in `operator`.
+
+mod operator;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -15,6 +18,8 @@ use crate::pins::board::{Board, Live, PinChange};
 use crate::pins::query::{Query, Status};
 use crate::store::records::{AddRefusal, NewPin};
 use crate::store::{Records, RecordsError};
+
+pub use operator::{OwnedPage, OwnedPin, StatusCounts};
 
 /// What a pin's answers need to know of the node.
 pub trait NetworkView: Send + Sync {
@@ -80,6 +85,9 @@ pub enum PinError {
     /// The account has no such pin.
     #[error("there is no such pin")]
     NotFound,
+    /// Only failed pins can be tried again.
+    #[error("the pin is {}, and only failed pins can be tried again", .0.as_str())]
+    NotFailed(Status),
     /// The account makes pins faster than one a millisecond.
     #[error("the account makes more than one pin a millisecond")]
     TooFast {

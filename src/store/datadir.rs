@@ -14,6 +14,8 @@ const MARKER_FILE: &str = "pinnace.version";
 const LAYOUT_VERSION: u32 = 1;
 /// The file that is locked; it holds the number of the process.
 const LOCK_FILE: &str = "pinnace.lock";
+/// The socket through which commands reach the process that uses the directory.
+const CONTROL_FILE: &str = "admin.sock";
 /// The most that is read of the marker and of the lock file, in bytes.
 const SMALL_FILE_BYTES_MAX: u64 = 64;
 
@@ -121,6 +123,11 @@ impl DataDir {
         self.path.join("blocks.redb")
     }
 
+    /// The socket through which commands reach this process.
+    pub fn control_path(&self) -> PathBuf {
+        control_path(&self.path)
+    }
+
     /// What the first start generated, a secret.
     pub fn first_start_path(&self) -> PathBuf {
         self.path.join("first-start.txt")
@@ -130,6 +137,11 @@ impl DataDir {
     pub fn write_secret(&self, path: &Path, contents: &[u8]) -> Result<(), DataDirError> {
         write_file(path, contents, 0o600)
     }
+}
+
+/// The socket through which commands reach the process that uses the data directory `path`.
+pub fn control_path(path: &Path) -> PathBuf {
+    path.join(CONTROL_FILE)
 }
 
 /// Where the data directory is unless the operator says otherwise, such as `~/.local/share/pinnace`.
@@ -250,7 +262,13 @@ mod tests {
         assert_eq!(data.path(), path);
         #[cfg(unix)]
         assert_eq!(mode(&path), 0o700);
-        for file in [data.identity_path(), data.records_path(), data.blocks_path(), data.first_start_path()] {
+        for file in [
+            data.identity_path(),
+            data.records_path(),
+            data.blocks_path(),
+            data.control_path(),
+            data.first_start_path(),
+        ] {
             assert!(file.starts_with(&path));
         }
     }

@@ -16,7 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::database::{self, Slot};
 pub use accounts::{NewUser, Rotation, Scopes, TokenId, TokenKind, TokenRecord, UserRecord};
-pub use pins::{AddRefusal, NewPin};
+pub use pins::{AddRefusal, NewPin, PinCounts, PinSet, RetryRefusal};
 use tables::{META, SCHEMA_KEY, decode, encode};
 pub use writer::Change;
 use writer::Writer;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use cid::Cid;
 use jiff::Timestamp;
-use redb::ReadableTable;
+use redb::{ReadableTable, ReadableTableMetadata};
 
-use super::tables::{CREATED_LAST, PINS, PINS_BY_USER, PINS_UNFINISHED, decode, encode};
+use super::tables::{CREATED_LAST, PINS, PINS_BY_USER, PINS_FAILED, PINS_UNFINISHED, decode, encode};
 use super::{Change, Records, RecordsError};
 use crate::model::limits::{CREATED_AHEAD_MAX, RETAINED_ROOTS_MAX};
 use crate::model::{ContentKey, PinId, PinRecord, PinState, UserId};
@@ -42,6 +42,37 @@ pub enum AddRefusal {
         /// How long to wait.
         wait: Duration,
     },
+}
+
+/// Why a pin was not queued again. Nothing was changed then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RetryRefusal {
+    /// There is no such pin.
+    NotFound,
+    /// It hasn't failed; this is its state.
+    NotFailed(PinState),
+}
+
+/// How many pins there are, all accounts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PinCounts {
+    /// In [`PinState::Queued`].
+    pub unfinished: u64,
+    /// In [`PinState::Failed`].
+    pub failed: u64,
+    /// In [`PinState::Pinned`].
+    pub pinned: u64,
+}
+
+/// Which pins of all accounts are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinSet {
+    /// Those in [`PinState::Queued`].
+    Unfinished,
+    /// Those in [`PinState::Failed`].
+    Failed,
+    /// Those in [`PinState::Pinned`].
+    Pinned,
 }
 
 impl Records {
@@ -112,6 +143,49 @@ impl Records {
         Ok(())
     }
 
+    /// How many pins all accounts have; this reads a few bytes, whatever their number.
+    pub fn count_pins(&self) -> Result<PinCounts, RecordsError> {
+        let transaction = self.read()?;
+        let unfinished = transaction.open_table(PINS_UNFINISHED)?.len()?;
+        let failed = transaction.open_table(PINS_FAILED)?.len()?;
+        let pinned = transaction.open_table(PINS)?.len()?.saturating_sub(unfinished).saturating_sub(failed);
+        Ok(PinCounts { unfinished, failed, pinned })
+    }
+
+    /// Shows the pins of all accounts, one set after the other and each newest first, from one snapshot. It reads the
+    /// disk for as long as there are pins: not for the event loop.
+    pub fn scan_all_pins(
+        &self,
+        sets: &[PinSet],
+        mut visit: impl FnMut(PinRecord) -> ControlFlow<()>,
+    ) -> Result<(), RecordsError> {
+        let transaction = self.read()?;
+        let pins = transaction.open_table(PINS)?;
+        for set in sets {
+            let table = match set {
+                PinSet::Unfinished => PINS_UNFINISHED,
+                PinSet::Failed => PINS_FAILED,
+                PinSet::Pinned => {
+                    for entry in pins.iter()?.rev() {
+                        let record: PinRecord = decode("pins", entry?.1.value())?;
+                        if matches!(record.state, PinState::Pinned { .. }) && visit(record).is_break() {
+                            return Ok(());
+                        }
+                    }
+                    continue;
+                }
+            };
+            for entry in transaction.open_table(table)?.iter()?.rev() {
+                if let Some(value) = pins.get(entry?.0.value())?
+                    && visit(decode("pins", value.value())?).is_break()
+                {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a pin, in the place of another one of the same account if `replaces` says so.
     pub async fn add_pin(
         &self,
@@ -124,6 +198,11 @@ impl Records {
     /// Removes a pin of this account; false when it has none with this id.
     pub async fn remove_pin(&self, user: UserId, id: PinId) -> Result<bool, RecordsError> {
         self.write(move |change| change.remove_pin(user, id)).await
+    }
+
+    /// Queues a failed pin again, whoever owns it, and gives it as much time as a new one.
+    pub async fn retry_pin(&self, id: PinId) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
+        self.write(move |change| change.retry_pin(id, Timestamp::now().as_millisecond())).await
     }
 
     /// Stores how a pin ended; false when it is gone meanwhile. A pinned one no longer keeps what it replaced.
@@ -170,14 +249,13 @@ impl Change<'_> {
             origins_skipped,
             meta,
             created_ms,
+            retried_ms: None,
             state: PinState::Queued,
             retained_roots,
         };
         created_last.insert(user.0, created_ms)?;
-        let id = record.id.as_bytes();
-        self.transaction().open_table(PINS)?.insert(id, encode("pins", &record)?.as_slice())?;
-        self.transaction().open_table(PINS_BY_USER)?.insert((user.0, created_ms), id)?;
-        self.transaction().open_table(PINS_UNFINISHED)?.insert(id, ())?;
+        self.put_pin(&record)?;
+        self.transaction().open_table(PINS_BY_USER)?.insert((user.0, created_ms), record.id.as_bytes())?;
         Ok(Ok(record))
     }
 
@@ -192,25 +270,50 @@ impl Change<'_> {
         }
     }
 
+    /// Queues a failed pin again at `now_ms`.
+    pub fn retry_pin(&self, id: PinId, now_ms: i64) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
+        let Some(mut record) = self.pin(id)? else { return Ok(Err(RetryRefusal::NotFound)) };
+        if !matches!(record.state, PinState::Failed(_)) {
+            return Ok(Err(RetryRefusal::NotFailed(record.state)));
+        }
+        record.state = PinState::Queued;
+        record.retried_ms = Some(now_ms);
+        self.put_pin(&record)?;
+        Ok(Ok(record))
+    }
+
     /// Stores how a pin ended; false when it is gone meanwhile.
     pub fn finish(&self, id: PinId, state: PinState) -> Result<bool, RecordsError> {
         let Some(mut record) = self.pin(id)? else { return Ok(false) };
         record.state = state;
+        if matches!(record.state, PinState::Pinned { .. }) {
+            record.retained_roots.clear();
+        }
+        self.put_pin(&record)?;
+        Ok(true)
+    }
+
+    /// Writes a pin and the indexes that depend on its state.
+    fn put_pin(&self, record: &PinRecord) -> Result<(), RecordsError> {
+        let id = record.id.as_bytes();
         let mut unfinished = self.transaction().open_table(PINS_UNFINISHED)?;
+        let mut failed = self.transaction().open_table(PINS_FAILED)?;
         match record.state {
             PinState::Queued => {
-                unfinished.insert(id.as_bytes(), ())?;
-            }
-            PinState::Pinned { .. } => {
-                record.retained_roots.clear();
-                unfinished.remove(id.as_bytes())?;
+                unfinished.insert(id, ())?;
+                failed.remove(id)?;
             }
             PinState::Failed(_) => {
-                unfinished.remove(id.as_bytes())?;
+                unfinished.remove(id)?;
+                failed.insert(id, ())?;
+            }
+            PinState::Pinned { .. } => {
+                unfinished.remove(id)?;
+                failed.remove(id)?;
             }
         }
-        self.transaction().open_table(PINS)?.insert(id.as_bytes(), encode("pins", &record)?.as_slice())?;
-        Ok(true)
+        self.transaction().open_table(PINS)?.insert(id, encode("pins", record)?.as_slice())?;
+        Ok(())
     }
 
     fn pin(&self, id: PinId) -> Result<Option<PinRecord>, RecordsError> {
@@ -223,6 +326,7 @@ impl Change<'_> {
         self.transaction().open_table(PINS)?.remove(record.id.as_bytes())?;
         self.transaction().open_table(PINS_BY_USER)?.remove((record.user.0, record.created_ms))?;
         self.transaction().open_table(PINS_UNFINISHED)?.remove(record.id.as_bytes())?;
+        self.transaction().open_table(PINS_FAILED)?.remove(record.id.as_bytes())?;
         Ok(())
     }
 }

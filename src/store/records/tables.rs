@@ -1,9 +1,10 @@
 //! The tables of `records.redb`, how values become bytes, and the schema's version.
 
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{RecordsError, SCHEMA_VERSION, writer};
+use crate::model::{PinRecord, PinState};
 
 /// Values of the whole installation, by name.
 pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
@@ -24,6 +25,8 @@ pub(super) const PINS_BY_USER: TableDefinition<'static, (u64, i64), &'static [u8
 /// Ids of the pins that are neither pinned nor failed; they sort by the time they were made.
 pub(super) const PINS_UNFINISHED: TableDefinition<'static, &'static [u8; 16], ()> =
     TableDefinition::new("pins_unfinished");
+/// Ids of the pins that failed.
+pub(super) const PINS_FAILED: TableDefinition<'static, &'static [u8; 16], ()> = TableDefinition::new("pins_failed");
 /// The newest `created` that an account was ever given, in milliseconds; it outlives the pin.
 pub(super) const CREATED_LAST: TableDefinition<'static, u64, i64> = TableDefinition::new("created_last");
 
@@ -40,11 +43,30 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
     serde_ipld_dagcbor::from_slice(bytes).map_err(|error| RecordsError::Codec { table, reason: error.to_string() })
 }
 
+/// Makes the index of failed pins in a file from before there was one.
+fn add_missing_index(transaction: WriteTransaction) -> Result<(), RecordsError> {
+    if transaction.list_tables()?.any(|table| table.name() == PINS_FAILED.name()) {
+        return Ok(());
+    }
+    {
+        let mut failed = transaction.open_table(PINS_FAILED)?;
+        for entry in transaction.open_table(PINS)?.iter()? {
+            let (id, value) = entry?;
+            let record: PinRecord = decode("pins", value.value())?;
+            if matches!(record.state, PinState::Failed(_)) {
+                failed.insert(id.value(), ())?;
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
 /// Makes the tables of a new file; refuses a foreign file and one with a newer schema.
 pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsError> {
     let transaction = writer::begin(database)?;
     let tables = transaction.list_tables()?.count() + transaction.list_multimap_tables()?.count();
-    if tables > 0 && !transaction.list_tables()?.any(|table| redb::TableHandle::name(&table) == "meta") {
+    if tables > 0 && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
         return Err(RecordsError::Foreign { path: path.to_owned() });
     }
     {
@@ -52,7 +74,10 @@ pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsErro
         let found = meta.get(SCHEMA_KEY)?.map(|value| decode::<u64>("meta", value.value())).transpose()?;
         match found {
             Some(found) if found > SCHEMA_VERSION => return Err(RecordsError::Newer { path: path.to_owned(), found }),
-            Some(_) => return Ok(()),
+            Some(_) => {
+                drop(meta);
+                return add_missing_index(transaction);
+            }
             None if tables > 0 => return Err(RecordsError::Foreign { path: path.to_owned() }),
             None => meta.insert(SCHEMA_KEY, encode("meta", &SCHEMA_VERSION)?.as_slice())?,
         };
@@ -64,6 +89,7 @@ pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsErro
     transaction.open_table(PINS)?;
     transaction.open_table(PINS_BY_USER)?;
     transaction.open_table(PINS_UNFINISHED)?;
+    transaction.open_table(PINS_FAILED)?;
     transaction.open_table(CREATED_LAST)?;
     transaction.commit()?;
     Ok(())

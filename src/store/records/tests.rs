@@ -336,6 +336,90 @@ async fn unfinished_pins_come_in_pages_in_the_order_they_were_made() {
     assert_eq!(paged, ids);
 }
 
+fn failure() -> PinState {
+    PinState::Failed(Failure { code: FailureCode::NoProvider, sentence: "nobody".into() })
+}
+
+fn scanned(records: &Records, sets: &[PinSet]) -> Vec<PinId> {
+    let mut ids = Vec::new();
+    records
+        .scan_all_pins(sets, |record| {
+            ids.push(record.id);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    ids
+}
+
+#[tokio::test]
+async fn pins_of_all_accounts_are_counted_and_shown_by_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let mut ids = Vec::new();
+    for number in 0..7 {
+        ids.push(add(&records, 1 + number as u64 % 2, number, None).await.id);
+    }
+    let pinned = PinState::Pinned { blocks: 1, bytes: 9 };
+    for (number, state) in [(0, failure()), (1, failure()), (2, failure()), (3, pinned.clone()), (4, pinned.clone())] {
+        records.finish(ids[number], state).await.unwrap();
+    }
+    // A failed pin that is removed is no longer counted, and one that is pinned has failed no longer.
+    assert!(records.remove_pin(UserId(1), ids[0]).await.unwrap());
+    records.finish(ids[2], pinned).await.unwrap();
+    assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 2, failed: 1, pinned: 3 });
+    assert_eq!(scanned(&records, &[PinSet::Unfinished]), [ids[6], ids[5]]);
+    assert_eq!(scanned(&records, &[PinSet::Failed]), [ids[1]]);
+    assert_eq!(scanned(&records, &[PinSet::Pinned]), [ids[4], ids[3], ids[2]]);
+    let all = [PinSet::Unfinished, PinSet::Failed, PinSet::Pinned];
+    assert_eq!(scanned(&records, &all), [ids[6], ids[5], ids[1], ids[4], ids[3], ids[2]]);
+    let mut first = Vec::new();
+    records
+        .scan_all_pins(&all, |record| {
+            first.push(record.id);
+            if first.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    assert_eq!(first, [ids[6], ids[5], ids[1]]);
+}
+
+#[tokio::test]
+async fn a_failed_pin_and_no_other_is_queued_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let replaced = add(&records, 1, 0, None).await;
+    let pin = add(&records, 1, 1, Some(replaced.id)).await;
+    assert_eq!(records.retry_pin(pin.id).await.unwrap(), Err(RetryRefusal::NotFailed(PinState::Queued)));
+    assert_eq!(records.retry_pin(replaced.id).await.unwrap(), Err(RetryRefusal::NotFound));
+    records.finish(pin.id, failure()).await.unwrap();
+    let retried = records.retry_pin(pin.id).await.unwrap().unwrap();
+    assert!(retried.retried_ms.unwrap() >= pin.created_ms);
+    // What it replaced stays until it is pinned.
+    assert_eq!(retried, PinRecord { retried_ms: retried.retried_ms, ..pin });
+    assert_eq!(records.get(retried.id).unwrap().as_ref(), Some(&retried));
+    assert_eq!(records.unfinished(None, 10).unwrap(), std::slice::from_ref(&retried));
+    assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 1, failed: 0, pinned: 0 });
+
+    let state = PinState::Pinned { blocks: 1, bytes: 9 };
+    records.finish(retried.id, state.clone()).await.unwrap();
+    assert_eq!(records.retry_pin(retried.id).await.unwrap(), Err(RetryRefusal::NotFailed(state)));
+    assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 0, failed: 0, pinned: 1 });
+}
+
+#[tokio::test]
+async fn a_file_without_the_index_of_failed_pins_gets_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let failed = add(&records, 1, 0, None).await.id;
+    add(&records, 1, 1, None).await;
+    records.finish(failed, failure()).await.unwrap();
+    records.write(|change| Ok(change.transaction().delete_table(super::tables::PINS_FAILED)?)).await.unwrap();
+    records.close();
+    drop(records);
+    let records = open(&directory);
+    assert_eq!(scanned(&records, &[PinSet::Failed]), [failed]);
+    assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 1, failed: 1, pinned: 0 });
+}
+
 #[tokio::test]
 async fn accounts_are_found_by_number_and_address_and_tokens_end_with_their_family() {
     let directory = tempfile::tempdir().unwrap();

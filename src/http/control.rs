@@ -1,0 +1,81 @@
+//! What commands on the same machine ask of the running process, over a unix socket in the data directory.
+//!
+//! The socket's file permissions are the only authorisation: whoever may connect could read and write the data directory
+//! as well. Errors have the shape of the API's. The paths begin with `/v1`, since the command and the process may be of
+//! different versions while one is being upgraded: fields are only ever added.
+
+mod pins;
+#[cfg(unix)]
+mod socket;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::Uri;
+use axum::routing::{get, post};
+use jiff::Timestamp;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use pins::{Pin, PinList};
+#[cfg(unix)]
+pub use socket::ControlSocket;
+pub use status::{Addresses, PinNumbers, Status, StoreSizes};
+
+use super::error::{self, ApiError};
+use super::router::panicked;
+use crate::net::NodeHandle;
+use crate::pins::PinService;
+use crate::store::blocks::BlockReader;
+
+/// What the handlers work with.
+#[derive(Debug, Clone)]
+pub struct ControlState {
+    /// The pins.
+    pub pins: PinService,
+    /// The node.
+    pub node: NodeHandle,
+    /// The blocks.
+    pub blocks: BlockReader,
+    /// What doesn't change while the process runs.
+    pub process: Arc<ProcessFacts>,
+}
+
+/// What doesn't change while the process runs.
+#[derive(Debug)]
+pub struct ProcessFacts {
+    /// When the service was started.
+    pub started: Timestamp,
+    /// The PSA endpoint.
+    pub endpoint: String,
+    /// The data directory.
+    pub data: PathBuf,
+    /// The file of the blocks.
+    pub blocks_file: PathBuf,
+    /// The file of the records.
+    pub records_file: PathBuf,
+}
+
+/// Every path that is served.
+#[cfg_attr(not(unix), expect(dead_code, reason = "there is no socket to serve it on"))]
+fn router(state: ControlState) -> Router {
+    Router::new()
+        .route("/v1/status", get(status::get))
+        .route("/v1/pins", get(pins::list))
+        .route("/v1/pins/{id}", get(pins::get).delete(pins::remove))
+        .route("/v1/pins/{id}/retry", post(pins::retry))
+        .fallback(not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .with_state(state)
+        .layer(CatchPanicLayer::custom(panicked))
+}
+
+/// Answers on every path that isn't served.
+async fn not_found(uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(100).collect();
+    ApiError::not_found(format!(
+        "the running pinnace {} knows nothing at {path}; it may be of another version than this command",
+        env!("CARGO_PKG_VERSION")
+    ))
+}

@@ -1,0 +1,139 @@
+//! `/v1/status`: what the running process is and how it is doing.
+
+use std::path::{Path, PathBuf};
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+
+use super::ControlState;
+use crate::http::error::ApiError;
+use crate::net::profile::Profile;
+
+/// What the running process is and how it is doing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program.
+    pub version: String,
+    /// The process id.
+    pub pid: u32,
+    /// When it was started, as in RFC 3339.
+    pub started: String,
+    /// The data directory.
+    pub data: String,
+    /// The PSA endpoint.
+    pub endpoint: String,
+    /// The peer's id.
+    pub peer_id: String,
+    /// `public` or `lan`.
+    pub profile: String,
+    /// Where peers and clients reach it.
+    pub addresses: Addresses,
+    /// Connected peers.
+    pub peers: u64,
+    /// Established connections.
+    pub connections: u64,
+    /// Pins of all accounts.
+    pub pins: PinNumbers,
+    /// What is stored.
+    pub store: StoreSizes,
+    /// What the operator should mend: sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Where peers and clients reach the node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Addresses {
+    /// The addresses that clients get as `delegates`.
+    pub announced: Vec<String>,
+    /// Whether none of those is known to be reachable from other machines.
+    pub last_resort: bool,
+    /// The addresses that it listens on.
+    pub listening: Vec<String>,
+}
+
+/// How many pins are in each status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinNumbers {
+    /// Wait for their turn or for their next try.
+    pub queued: u64,
+    /// Are being fetched.
+    pub pinning: u64,
+    /// Are whole.
+    pub pinned: u64,
+    /// Won't become whole by waiting.
+    pub failed: u64,
+}
+
+/// What is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoreSizes {
+    /// Distinct blocks.
+    pub blocks: u64,
+    /// Bytes that the file of the blocks takes on the disk.
+    pub blocks_bytes_on_disk: u64,
+    /// Bytes that the file of the records takes on the disk.
+    pub records_bytes_on_disk: u64,
+}
+
+const LAST_RESORT: &str = "no address of this node is known to be reachable from other machines, so clients get the listen \
+addresses as they are; if others should reach it, start it with --external MULTIADDR, or set the key network.external";
+
+/// `GET /v1/status`. Reads a few bytes of both stores, whatever their size.
+pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status>, ApiError> {
+    let node = state.node.status().await.map_err(|_| ApiError::stopping())?;
+    let counts = state.pins.counts().await?;
+    let (announced, last_resort) = state.node.delegates();
+    let (blocks, process) = (state.blocks.clone(), state.process.clone());
+    let store = tokio::task::spawn_blocking(move || {
+        let held = blocks.stats();
+        let (blocks_file, records_file) = (bytes_on_disk(&process.blocks_file), bytes_on_disk(&process.records_file));
+        held.map(|held| StoreSizes {
+            blocks: held.blocks,
+            blocks_bytes_on_disk: blocks_file,
+            records_bytes_on_disk: records_file,
+        })
+    });
+    let store = store.await.map_err(|_| ApiError::stopping())?.map_err(|error| {
+        tracing::error!(%error, "the blocks can't be counted");
+        ApiError::internal()
+    })?;
+    let text = |path: &PathBuf| path.display().to_string();
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started: format!("{:.3}", state.process.started),
+        data: text(&state.process.data),
+        endpoint: state.process.endpoint.clone(),
+        peer_id: state.node.peer_id().to_string(),
+        profile: match state.node.profile() {
+            Profile::Public => "public".to_owned(),
+            Profile::Lan { .. } => "lan".to_owned(),
+        },
+        addresses: Addresses {
+            announced: announced.iter().map(ToString::to_string).collect(),
+            last_resort,
+            listening: state.node.listening().iter().map(ToString::to_string).collect(),
+        },
+        peers: node.peers as u64,
+        connections: u64::from(node.connections),
+        pins: PinNumbers {
+            queued: counts.queued,
+            pinning: counts.pinning,
+            pinned: counts.pinned,
+            failed: counts.failed,
+        },
+        store,
+        warnings: if last_resort { vec![LAST_RESORT.to_owned()] } else { Vec::new() },
+    }))
+}
+
+/// The bytes that a file takes on the disk: the stores' files have holes. Zero for one that can't be looked at.
+fn bytes_on_disk(path: &Path) -> u64 {
+    let Ok(metadata) = std::fs::metadata(path) else { return 0 };
+    #[cfg(unix)]
+    // The unit is 512 bytes, whatever the file system's blocks are (POSIX, sys/stat.h as Linux and the BSDs have it).
+    return std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
+    #[cfg(not(unix))]
+    return metadata.len();
+}

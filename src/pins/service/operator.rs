@@ -1,0 +1,149 @@
+//! What the operator does with the pins of all accounts: count, look, list, try again, remove.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::{PinError, PinService, PinView, joined, status, view, whole};
+use crate::model::{PinId, PinRecord, PinState, UserId};
+use crate::pins::board::PinChange;
+use crate::pins::query::Status;
+use crate::store::records::{PinSet, RetryRefusal};
+
+/// How many pins all accounts have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusCounts {
+    /// Wait for their turn or for their next try.
+    pub queued: u64,
+    /// Are being fetched.
+    pub pinning: u64,
+    /// Are whole.
+    pub pinned: u64,
+    /// Won't become whole by waiting.
+    pub failed: u64,
+}
+
+/// A pin and whose it is.
+#[derive(Debug, Clone)]
+pub struct OwnedPin {
+    /// The pin.
+    pub view: PinView,
+    /// The e-mail address of its account; `None` when the account is gone.
+    pub account: Option<String>,
+}
+
+/// The beginning of a list.
+#[derive(Debug, Clone)]
+pub struct OwnedPage {
+    /// Whether more pins match than the page holds.
+    pub more: bool,
+    /// Unfinished pins first, then failed ones, then the rest; the newest first of each.
+    pub pins: Vec<OwnedPin>,
+}
+
+impl PinService {
+    /// How many pins all accounts have. Costs a few bytes from the disk and a look at each unfinished pin in memory.
+    pub async fn counts(&self) -> Result<StatusCounts, PinError> {
+        let service = self.clone();
+        let counts = tokio::task::spawn_blocking(move || {
+            let pinning = service.board.fetching() as u64;
+            Ok((service.records.count_pins()?, pinning))
+        });
+        let (counts, pinning) = joined(counts.await)?;
+        // A pin that has just ended may still be on the board.
+        let pinning = pinning.min(counts.unfinished);
+        Ok(StatusCounts { queued: counts.unfinished - pinning, pinning, pinned: counts.pinned, failed: counts.failed })
+    }
+
+    /// At most `limit` pins of all accounts that have one of these statuses; all of them if none is given.
+    pub async fn list_all(&self, statuses: BTreeSet<Status>, limit: usize) -> Result<OwnedPage, PinError> {
+        let service = self.clone();
+        joined(tokio::task::spawn_blocking(move || service.list_all_blocking(&statuses, limit)).await)
+    }
+
+    /// A pin, whoever owns it.
+    pub async fn get_any(&self, id: PinId) -> Result<OwnedPin, PinError> {
+        let service = self.clone();
+        let pin = tokio::task::spawn_blocking(move || {
+            let live = service.board.live(&id);
+            let record = service.records.get(id)?.ok_or(PinError::NotFound)?;
+            let account = service.account(record.user)?;
+            Ok(OwnedPin { view: view(record, live.as_ref(), &service.delegates()), account })
+        });
+        joined(pin.await)
+    }
+
+    /// Queues a failed pin again, whoever owns it.
+    pub async fn retry(&self, id: PinId) -> Result<OwnedPin, PinError> {
+        let service = self.clone();
+        whole(async move {
+            let record = service.records.retry_pin(id).await?.map_err(|refusal| match refusal {
+                RetryRefusal::NotFound => PinError::NotFound,
+                RetryRefusal::NotFailed(PinState::Pinned { .. }) => PinError::NotFailed(Status::Pinned),
+                RetryRefusal::NotFailed(_) if service.is_fetching(id) => PinError::NotFailed(Status::Pinning),
+                RetryRefusal::NotFailed(_) => PinError::NotFailed(Status::Queued),
+            })?;
+            service.board.announce(PinChange::Added(Arc::new(record))).await;
+            Ok(())
+        })
+        .await?;
+        self.get_any(id).await
+    }
+
+    /// Removes a pin, whoever owns it.
+    pub async fn remove_any(&self, id: PinId) -> Result<(), PinError> {
+        let record = self.records.get(id)?.ok_or(PinError::NotFound)?;
+        self.remove(record.user, id).await
+    }
+
+    fn list_all_blocking(&self, statuses: &BTreeSet<Status>, limit: usize) -> Result<OwnedPage, PinError> {
+        let wanted = |status| statuses.is_empty() || statuses.contains(&status);
+        let mut sets = Vec::new();
+        if wanted(Status::Queued) || wanted(Status::Pinning) {
+            sets.push(PinSet::Unfinished);
+        }
+        if wanted(Status::Failed) {
+            sets.push(PinSet::Failed);
+        }
+        if wanted(Status::Pinned) {
+            sets.push(PinSet::Pinned);
+        }
+        let delegates = self.delegates();
+        let mut accounts = BTreeMap::new();
+        let mut page = OwnedPage { more: false, pins: Vec::new() };
+        let mut visit = |record: PinRecord| {
+            let (record, live) = self.current(record)?;
+            if !wanted(status(&record, live.as_ref())) {
+                return Ok(true);
+            }
+            if page.pins.len() == limit {
+                page.more = true;
+                return Ok(false);
+            }
+            let account = match accounts.get(&record.user) {
+                Some(account) => Option::clone(account),
+                None => accounts.entry(record.user).or_insert(self.account(record.user)?).clone(),
+            };
+            page.pins.push(OwnedPin { view: view(record, live.as_ref(), &delegates), account });
+            Ok(true)
+        };
+        let mut failed: Option<PinError> = None;
+        self.records.scan_all_pins(&sets, |record| match visit(record) {
+            Ok(true) => ControlFlow::Continue(()),
+            Ok(false) => ControlFlow::Break(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(page), Err)
+    }
+
+    fn is_fetching(&self, id: PinId) -> bool {
+        self.board.live(&id).is_some_and(|live| live.is_fetching())
+    }
+
+    fn account(&self, user: UserId) -> Result<Option<String>, PinError> {
+        Ok(self.records.user(user)?.map(|user| user.email))
+    }
+}

@@ -1,0 +1,287 @@
+//! The commands for a running process, each as a real process against a real `pinnace serve`.
+#![cfg(unix)]
+// Clippy allows these in test functions only, not in what they share.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use pinnace::model::Block;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long a pin may take to fail.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// No DAG-CBOR, inside an identity CID (codec 0x71, hash 0x00, the one byte 0xff): nobody has to have it for it to fail.
+const INVALID: &str = "f01710001ff";
+
+fn pinnace(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pinnace"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PINNACE_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments);
+    command
+}
+
+/// A running `pinnace serve`; one that is dropped is killed.
+struct Daemon {
+    child: Child,
+    ready: Value,
+    data: PathBuf,
+}
+
+impl Daemon {
+    fn start(data: &Path) -> Self {
+        let mut command =
+            pinnace(&["serve", "--ready-json", "--stop-at-eof", "--lan", "--http", "127.0.0.1:0", "--data"]);
+        command.arg(data).args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(fs::File::create(data.with_extension("log")).unwrap());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        Self { child, ready, data: data.to_owned() }
+    }
+
+    /// Stops in order, and gives the log.
+    fn stop(mut self) -> String {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+        fs::read_to_string(self.data.with_extension("log")).unwrap()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        run(arguments, &self.data)
+    }
+
+    /// The JSON of a command that succeeds.
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&stdout(&self.run(&[arguments, &["--json"]].concat()))).unwrap()
+    }
+
+    /// Asks the API for a pin, and returns its id.
+    async fn pin(&self, cid: &str, name: &str) -> String {
+        let url = format!("{}pins", self.ready["endpoint"].as_str().unwrap());
+        let request = reqwest::Client::builder().no_proxy().build().unwrap().request(Method::POST, url);
+        let request = request.bearer_auth(self.ready["token"].as_str().unwrap());
+        let answer = request.json(&json!({ "cid": cid, "name": name })).send().await.unwrap();
+        let pin: Value = answer.error_for_status().unwrap().json().await.unwrap();
+        pin["requestid"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the pin has failed, and shows it.
+    #[track_caller]
+    fn failed(&self, id: &str) -> Value {
+        let start = Instant::now();
+        loop {
+            let pin = self.json(&["pin", "show", id]);
+            if pin["status"] == "failed" {
+                return pin;
+            }
+            assert!(start.elapsed() < WAIT_MAX, "{pin}");
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail for a process that has ended, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(arguments: &[&str], data: &Path) -> Output {
+    pinnace(arguments).arg("--data").arg(data).output().unwrap()
+}
+
+#[track_caller]
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// The one line of a command that fails.
+#[track_caller]
+fn error(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text.trim_end().to_owned()
+}
+
+fn directory() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    (directory, data)
+}
+
+/// A CID of content that nobody has.
+fn absent(number: usize) -> String {
+    Block::new_sha256(0x55, format!("absent {number}").into()).unwrap().cid().to_string()
+}
+
+#[tokio::test]
+async fn status_shows_what_is_true() {
+    let (_directory, data) = directory();
+    let daemon = Daemon::start(&data);
+    daemon.pin(&absent(0), "").await;
+    let id = daemon.pin(INVALID, "").await;
+    daemon.failed(&id);
+
+    let status = daemon.json(&["status"]);
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["pid"], daemon.child.id());
+    assert_eq!(status["data"], data.to_str().unwrap());
+    assert_eq!(status["profile"], "lan");
+    for (key, ready) in [("peer_id", "peer_id"), ("endpoint", "endpoint")] {
+        assert_eq!(status[key], daemon.ready[ready]);
+    }
+    assert_eq!(status["addresses"]["announced"], daemon.ready["multiaddrs"]);
+    let listening = status["addresses"]["listening"][0].as_str().unwrap();
+    assert!(daemon.ready["multiaddrs"][0].as_str().unwrap().starts_with(listening), "{listening}");
+    assert_eq!((&status["peers"], &status["connections"]), (&json!(0), &json!(0)));
+    let pins = &status["pins"];
+    assert_eq!(pins["queued"].as_u64().unwrap() + pins["pinning"].as_u64().unwrap(), 1, "{pins}");
+    assert_eq!((&pins["pinned"], &pins["failed"]), (&json!(0), &json!(1)));
+    assert_eq!(status["store"]["blocks"], 0);
+    for (key, file) in [("blocks_bytes_on_disk", "blocks.redb"), ("records_bytes_on_disk", "records.redb")] {
+        let bytes = status["store"][key].as_u64().unwrap();
+        let length = fs::metadata(data.join(file)).unwrap().len();
+        assert!(bytes > 0 && bytes <= length.next_multiple_of(1 << 20), "{key}: {bytes} of {length}");
+    }
+    let warnings = status["warnings"].as_array().unwrap();
+    let last_resort = status["addresses"]["last_resort"].as_bool().unwrap();
+    assert_eq!(warnings.iter().any(|text| text.as_str().unwrap().contains("--external")), last_resort);
+
+    let text = stdout(&daemon.run(&["status"]));
+    let peer_id = daemon.ready["peer_id"].as_str().unwrap();
+    for part in [data.to_str().unwrap(), peer_id, "0 pinned, 1 failed", &format!("process {}", daemon.child.id())] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+}
+
+#[tokio::test]
+async fn pins_are_listed_shown_tried_again_and_removed() {
+    let (_directory, data) = directory();
+    let daemon = Daemon::start(&data);
+    assert_eq!(stdout(&daemon.run(&["pin", "list"])), "there are no such pins\n");
+    let broken = daemon.pin(INVALID, "broken").await;
+    let failed = daemon.failed(&broken);
+    let first = daemon.pin(&absent(0), "first").await;
+    let second = daemon.pin(&absent(1), "second").await;
+
+    // Show.
+    assert_eq!((&failed["cid"], &failed["name"]), (&json!(INVALID), &json!("broken")));
+    assert_eq!(failed["account"], daemon.ready["email"]);
+    assert_eq!(failed["info"]["failure"], "block_invalid");
+    let details = failed["info"]["status_details"].as_str().unwrap();
+    assert!(stdout(&daemon.run(&["pin", "show", &broken])).contains(details));
+
+    // List: the failed pin, although the oldest, comes after the unfinished ones.
+    let ids = |list: &Value| -> Vec<String> {
+        list["pins"].as_array().unwrap().iter().map(|pin| pin["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let list = daemon.json(&["pin", "list"]);
+    assert_eq!((ids(&list), &list["more"]), (vec![second.clone(), first.clone(), broken.clone()], &json!(false)));
+    assert_eq!(ids(&daemon.json(&["pin", "list", "--status", "failed,pinned"])), std::slice::from_ref(&broken));
+    assert!(ids(&daemon.json(&["pin", "list", "--status", "pinned"])).is_empty());
+    let page = daemon.json(&["pin", "list", "--limit", "2"]);
+    assert_eq!((ids(&page), &page["more"]), (vec![second.clone(), first.clone()], &json!(true)));
+    let text = stdout(&daemon.run(&["pin", "list"]));
+    let lines: Vec<&str> = text.lines().collect();
+    let [.., broken_line, sentence] = lines.as_slice() else { panic!("{text}") };
+    assert!(broken_line.starts_with(&broken) && broken_line.contains("failed"), "{text}");
+    assert_eq!(sentence.trim_start(), details);
+
+    // Try again: only the failed one, and it fails again, as it must.
+    let text = stdout(&daemon.run(&["pin", "retry", &broken]));
+    assert!(text.contains(&broken), "{text}");
+    let again = daemon.failed(&broken);
+    assert!(again["retried"].as_str().unwrap() > again["created"].as_str().unwrap(), "{again}");
+    assert_eq!(again["info"], failed["info"]);
+    let refused = error(&daemon.run(&["pin", "retry", &first]));
+    assert!(refused.contains("only failed pins"), "{refused}");
+
+    // Remove.
+    assert!(stdout(&daemon.run(&["pin", "remove", &broken])).contains(&broken));
+    assert!(stdout(&daemon.run(&["pin", "remove", &first])).contains(&first));
+    for command in ["show", "retry", "remove"] {
+        let gone = error(&daemon.run(&["pin", command, &first]));
+        assert!(gone.contains(&format!("there is no pin {first}")), "{gone}");
+    }
+    assert_eq!(ids(&daemon.json(&["pin", "list"])), [second]);
+    let pins = &daemon.json(&["status"])["pins"];
+    assert_eq!((pins["queued"].as_u64().unwrap() + pins["pinning"].as_u64().unwrap(), &pins["failed"]), (1, &json!(0)));
+}
+
+#[test]
+fn without_a_daemon_one_line_says_how_to_start_it() {
+    let (_directory, data) = directory();
+    for arguments in [&["status"][..], &["status", "--json"], &["pin", "list"]] {
+        let text = error(&run(arguments, &data));
+        let start = format!("`pinnace serve --data {}`", data.display());
+        assert!(text.contains("no pinnace is running") && text.contains(&start), "{text}");
+        assert!(!data.exists(), "a question made the directory");
+    }
+    // The directory may come from the configuration, as for serve.
+    let config = data.with_extension("toml");
+    fs::write(&config, format!("data = {:?}", data.to_str().unwrap())).unwrap();
+    let output = pinnace(&["status", "--config"]).arg(&config).output().unwrap();
+    let text = error(&output);
+    assert!(text.contains(data.to_str().unwrap()), "{text}");
+    assert!(text.contains(&format!("`pinnace serve --config {}`", config.display())), "{text}");
+}
+
+#[test]
+fn the_socket_is_private_goes_with_an_orderly_stop_and_is_replaced_after_a_kill() {
+    let (_directory, data) = directory();
+    let socket = data.join("admin.sock");
+    let daemon = Daemon::start(&data);
+    let metadata = fs::symlink_metadata(&socket).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
+
+    // A second one is refused, and leaves the first one's socket alone.
+    let mut second = pinnace(&["serve", "--http", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0", "--data"]);
+    let refused = second.arg(&data).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(daemon.json(&["status"])["pid"], daemon.child.id());
+
+    daemon.stop();
+    assert!(!socket.exists());
+    assert!(error(&run(&["status"], &data)).contains("no pinnace is running"));
+
+    let mut killed = Daemon::start(&data);
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    assert!(socket.exists(), "a killed process can't have removed it");
+    assert!(error(&run(&["status"], &data)).contains("no pinnace is running"));
+
+    let daemon = Daemon::start(&data);
+    assert_eq!(daemon.json(&["status"])["pid"], daemon.child.id());
+    daemon.stop();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_costs_the_commands_and_nothing_else() {
+    let (_directory, data) = directory();
+    let data = data.with_file_name("x".repeat(120));
+    let daemon = Daemon::start(&data);
+    let text = error(&daemon.run(&["status"]));
+    assert!(text.contains("shorter path"), "{text}");
+    let log = daemon.stop();
+    assert!(log.contains("can't reach this process"), "{log}");
+}
