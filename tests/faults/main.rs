@@ -1,0 +1,11 @@
+//! What goes wrong around a service: its files, its ports, its outputs, its process, and peers of every kind. Each fault
+//! is survived, or told in a line that says what to do.
+
+mod bitswap;
+mod data_directory;
+mod outputs;
+mod ports;
+mod sources;
+mod stops;
+#[path = "../support/mod.rs"]
+mod support;
