@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicU64};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use cid::Cid;
 use futures::StreamExt;
 use libp2p::core::transport::ListenerId;
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, connection_limits, identify, ping, swarm};
@@ -61,7 +63,9 @@ pub enum NodeError {
     #[error("the network interfaces can't be listed: {0}")]
     Interfaces(#[source] io::Error),
     /// A listen address is taken or not of this machine.
-    #[error("can't listen for peers on {address}: {reason}")]
+    #[error(
+        "can't listen for peers on {address}: {reason}; choose others with --listen MULTIADDR or the key network.listen"
+    )]
     Listen {
         /// The address.
         address: Multiaddr,
@@ -152,6 +156,9 @@ fn build_swarm(keypair: &Keypair, options: &Options, profile: &Profile) -> Resul
 async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<(), NodeError> {
     let mut waiting: HashMap<ListenerId, Multiaddr> = HashMap::new();
     for address in addresses {
+        if let Err(error) = check_tcp_port(address) {
+            return Err(NodeError::Listen { address: address.clone(), reason: error.to_string() });
+        }
         match swarm.listen_on(address.clone()) {
             Ok(id) => {
                 waiting.insert(id, address.clone());
@@ -177,6 +184,28 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result
         return Err(NodeError::NoListener);
     }
     Ok(())
+}
+
+/// Fails when another socket listens where we are about to listen.
+///
+/// The TCP transport sets `SO_REUSEPORT`, with which two processes of one user can have the same port; the system would
+/// then give each some of the connections. A listener without that option is refused as it should be.
+fn check_tcp_port(address: &Multiaddr) -> io::Result<()> {
+    let mut parts = address.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
+        // The standard library's listener on all IPv6 addresses would take IPv4 too, where another program is welcome. On
+        // one of them it meets only listeners that meet ours.
+        Some(Protocol::Ip6(ip)) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
+        _ => return Ok(()),
+    };
+    let Some(Protocol::Tcp(port)) = parts.next() else { return Ok(()) };
+    match std::net::TcpListener::bind((ip, port)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        // Whatever else is wrong is for the listener itself to tell.
+        _ => Ok(()),
+    }
 }
 
 fn skip_or_fail(address: &Multiaddr, error: &(dyn std::error::Error + 'static)) -> Result<(), NodeError> {
