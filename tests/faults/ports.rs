@@ -2,17 +2,15 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-use crate::support::daemon::{Failure, Home, Serve};
+use crate::support::daemon::{Home, Serve};
 
 /// Checks that the address is named with what to do, and that the next start is still the first.
-async fn assert_told(home: &Home, blocked: Serve, texts: &[&str]) -> Failure {
-    let failure = blocked.fail().await;
-    failure.says(texts);
+async fn assert_told(home: &Home, blocked: Serve, texts: &[&str]) {
+    blocked.fail().await.says(texts);
     let service = home.start().await;
     let ready = &service.ready;
     assert!(ready.email.is_some() && ready.password.is_some(), "{ready:?}");
     assert_eq!(service.api().count("queued").await, 0);
-    failure
 }
 
 #[tokio::test]
@@ -47,7 +45,7 @@ async fn another_pinnace_has_the_tcp_port() {
     let (address, _) = address.split_once("/p2p/").unwrap();
     assert_told(&home, home.serve().listen(&[address]), &[address, "in use", "--listen"]).await;
     // All interfaces are that one too.
-    let port = address.rsplit('/').next().unwrap();
-    let everywhere = format!("/ip4/0.0.0.0/tcp/{port}");
-    assert_told(&Home::new(), Home::new().serve().listen(&[&everywhere]), &[&everywhere, "in use"]).await;
+    let everywhere = format!("/ip4/0.0.0.0/tcp/{}", address.rsplit('/').next().unwrap());
+    let home = Home::new();
+    assert_told(&home, home.serve().listen(&[&everywhere]), &[&everywhere, "in use", "--listen"]).await;
 }

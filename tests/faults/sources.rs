@@ -18,8 +18,7 @@ const FREE_PORT: &str = "/ip4/127.0.0.1/tcp/0";
 async fn blocks_that_do_not_match_their_cid_never_count() {
     let dag = Dag::wide("contested", 5, 10_000);
     let lies: HashMap<_, _> = dag.blocks.iter().map(|(cid, data)| (*cid, data.slice(1..))).collect();
-    let mut liar =
-        Provider::start_as(Keypair::generate_ed25519(), FREE_PORT.parse().unwrap(), lies, usize::MAX).await;
+    let mut liar = Provider::start_as(Keypair::generate_ed25519(), FREE_PORT.parse().unwrap(), lies, usize::MAX).await;
     let honest = Provider::start(&dag).await;
     let home = Home::new();
     let service = home.start().await;
@@ -27,8 +26,7 @@ async fn blocks_that_do_not_match_their_cid_never_count() {
     let pin = api.add(&dag.root, &[liar.origin(), honest.unreachable_origin()]).await;
     liar.wait_sent(1).await;
 
-    // When a stranger that lies without being asked is answered, its lie before was read; so was the origin's by then
-    // or it will be later, which must not matter.
+    // A stranger's lie, which comes unasked, does no more.
     let mut asker = Asker::connect(&service.ready.multiaddr("/tcp/")).await;
     let mut stream = asker.open().await;
     let lie = Outgoing { blocks: vec![(dag.root, dag.data(&dag.root).slice(1..))], ..Outgoing::default() };

@@ -49,9 +49,8 @@ async fn kills_at_any_time_lose_nothing_that_was_acknowledged() {
         for pin in &pins {
             assert_eq!(api.get(pin).await["pin"]["cid"], pin["pin"]["cid"]);
         }
-        let is_reached = |pin: &serde_json::Value| {
-            pin["status"] == "pinned" || crate::support::api::blocks_fetched(pin) >= blocks
-        };
+        let is_reached =
+            |pin: &serde_json::Value| pin["status"] == "pinned" || crate::support::api::blocks_fetched(pin) >= blocks;
         api.wait(&pins[0], "progress", 15, is_reached).await;
         service.kill().await;
     }

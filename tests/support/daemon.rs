@@ -99,9 +99,9 @@ impl Serve {
         Daemon::wait_ready(child, log).await
     }
 
-    /// Starts with its log in a pipe, and waits until it serves.
-    pub async fn start_with_log_in_a_pipe(self) -> Daemon {
-        let (child, log) = self.spawn(Stdio::piped(), Some(Stdio::piped()));
+    /// Starts with its log going there, and waits until it serves.
+    pub async fn start_logging_to(self, stderr: Stdio) -> Daemon {
+        let (child, log) = self.spawn(Stdio::piped(), Some(stderr));
         File::create(&log).unwrap();
         Daemon::wait_ready(child, log).await
     }

@@ -22,7 +22,8 @@ struct Node<'a> {
 impl Dag {
     /// A root with `leaves` leaves of `bytes` bytes; another `name` makes other blocks.
     pub fn wide(name: &str, leaves: usize, bytes: usize) -> Self {
-        let mut blocks: Vec<(Cid, Bytes)> = (0..leaves).map(|number| leaf(&format!("{name} {number}"), bytes)).collect();
+        let mut blocks: Vec<(Cid, Bytes)> =
+            (0..leaves).map(|number| leaf(&format!("{name} {number}"), bytes)).collect();
         let links: Vec<Cid> = blocks.iter().map(|(cid, _)| *cid).collect();
         let root = node(name, &links);
         blocks.push(root.clone());
@@ -37,7 +38,8 @@ impl Dag {
         let mut blocks = vec![bottom.clone()];
         let (mut left, mut right) = (bottom.0, inline);
         for level in 0..levels {
-            let nodes = [node(&format!("{name} left {level}"), &[left, right, left]), node(name, &[right, right, left])];
+            let nodes =
+                [node(&format!("{name} left {level}"), &[left, right, left]), node(name, &[right, right, left])];
             (left, right) = (nodes[0].0, nodes[1].0);
             blocks.extend(nodes);
         }
