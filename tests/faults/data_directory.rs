@@ -52,8 +52,8 @@ async fn assert_damage_is_told(file: &str, texts: &[&str], damage: impl Fn(Vec<u
     let damaged = damage(fs::read(&path).unwrap());
     fs::write(&path, &damaged).unwrap();
     let failure = home.serve().fail().await;
-    failure.says(&[path.to_str().unwrap()]);
-    failure.says(texts);
+    failure.says_in_the_end(&[path.to_str().unwrap()]);
+    failure.says_in_the_end(texts);
     assert!(fs::read(&path).unwrap() == damaged, "the file is left as it was, for whoever can mend it");
 }
 
@@ -67,16 +67,24 @@ fn first_half(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
+/// Damage behind the header, which redb meets with a panic.
+fn garbage_behind_the_header(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[4096..].fill(0xa5);
+    bytes
+}
+
 #[tokio::test]
 async fn damaged_records_are_told() {
     assert_damage_is_told("records.redb", &["can't be opened"], garbage).await;
     assert_damage_is_told("records.redb", &["can't be opened"], first_half).await;
+    assert_damage_is_told("records.redb", &["damaged", "backup"], garbage_behind_the_header).await;
 }
 
 #[tokio::test]
 async fn damaged_blocks_are_told() {
     assert_damage_is_told("blocks.redb", &["can't be opened"], garbage).await;
     assert_damage_is_told("blocks.redb", &["can't be opened"], first_half).await;
+    assert_damage_is_told("blocks.redb", &["damaged", "backup"], garbage_behind_the_header).await;
 }
 
 #[tokio::test]

@@ -129,7 +129,6 @@ impl Serve {
             panic!("pinnace serves instead of giving up; its log: {}", std::fs::read_to_string(&log).unwrap());
         };
         let stderr = std::fs::read_to_string(&log).unwrap();
-        assert!(!stderr.contains("panicked"), "{stderr}");
         Failure { status, stdout, stderr }
     }
 }
@@ -152,9 +151,16 @@ impl Failure {
         line.strip_prefix("error: ").unwrap_or_else(|| panic!("the last line tells no error: {self:?}"))
     }
 
-    /// Checks that the error holds all of these.
+    /// Checks that the error holds all of these, and that nothing panicked.
     #[track_caller]
     pub fn says(&self, texts: &[&str]) {
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+        self.says_in_the_end(texts);
+    }
+
+    /// Checks that the error holds all of these, whatever was logged before.
+    #[track_caller]
+    pub fn says_in_the_end(&self, texts: &[&str]) {
         for text in texts {
             assert!(self.error().contains(text), "\"{text}\" is not in: {}", self.error());
         }
@@ -262,6 +268,12 @@ impl Daemon {
         let status = self.child.wait().unwrap();
         assert!(!self.log().contains("panicked"), "{}", self.log());
         (status, began.elapsed())
+    }
+
+    /// SIGTERM twice in a row, as from someone who signals the process and then its group.
+    pub async fn terminate_twice(self) -> (ExitStatus, Duration) {
+        signal(self.child.id(), "TERM");
+        self.terminate().await
     }
 
     /// SIGKILL, at whatever it is doing.
