@@ -19,7 +19,7 @@ async fn an_orderly_stop_in_the_middle_of_a_pin_is_quick_and_loses_nothing() {
     // A connection that is open and says nothing must not hold it up either.
     let http = service.ready.endpoint.trim_start_matches("http://").split('/').next().unwrap().to_owned();
     let _idle = tokio::net::TcpStream::connect(http).await.unwrap();
-    let (status, took) = service.terminate().await;
+    let (status, took) = service.terminate_twice().await;
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(5), "{took:?}");
 
@@ -29,6 +29,14 @@ async fn an_orderly_stop_in_the_middle_of_a_pin_is_quick_and_loses_nothing() {
     provider.allow(usize::MAX);
     service.api_with(&token).wait_pinned(&pin, 15).await;
     assert_eq!(provider.asked().len(), 20, "what was stored is not asked for again");
+}
+
+#[tokio::test]
+async fn one_signal_is_enough_for_an_idle_service() {
+    let home = Home::new();
+    let (status, took) = home.start().await.terminate().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test]
