@@ -2,6 +2,8 @@
 //!
 //! rust-ipfs is the independent peer. Kubo has its own tests in `tests/interop`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "this program is a test, helpers included")]
+
 mod other_peers;
 mod restart;
 #[path = "../support/mod.rs"]

@@ -36,8 +36,6 @@ pub fn until<T>(what: &str, seconds: u64, mut look: impl AsyncFnMut() -> Option<
 
 /// Waits for a future, for so many seconds at most.
 pub async fn within<T>(what: &str, seconds: u64, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(seconds), future).await {
-        Ok(value) => value,
-        Err(_) => panic!("no {what} after {seconds} s"),
-    }
+    let outcome = tokio::time::timeout(Duration::from_secs(seconds), future).await;
+    outcome.unwrap_or_else(|_| panic!("no {what} after {seconds} s"))
 }
