@@ -23,6 +23,7 @@ pub struct Asker {
     pub peer: Peer,
     pub service: PeerId,
     incomings: Incomings,
+    unread: Vec<(Cid, Answer)>,
     questions: usize,
 }
 
@@ -30,25 +31,30 @@ impl Asker {
     pub async fn connect(address: &str) -> Self {
         let (peer, inbound) = Peer::start().await;
         let service = peer.connect(address).await;
-        Self { peer, service, incomings: read_all(inbound), questions: 0 }
+        Self { peer, service, incomings: read_all(inbound), unread: Vec::new(), questions: 0 }
     }
 
     pub async fn open(&self) -> Stream {
         self.peer.open(self.service).await
     }
 
-    /// The next answer about a CID; others are passed over.
+    /// The next answer about a CID; answers about others wait until they are asked after.
     pub async fn answer(&mut self, cid: &Cid) -> Answer {
         within("answer", 15, async {
             loop {
+                if let Some(position) = self.unread.iter().position(|(about, _)| about == cid) {
+                    return self.unread.remove(position).1;
+                }
                 let (_, message) = self.incomings.recv().await.expect("the peer runs");
                 let message = message.expect("the service keeps its stream open");
-                if let Some((_, presence)) = message.presences.iter().find(|(about, _)| about == cid) {
-                    return if *presence == Presence::Have { Answer::Have } else { Answer::DontHave };
+                for (about, presence) in message.presences {
+                    let answer = if presence == Presence::Have { Answer::Have } else { Answer::DontHave };
+                    self.unread.push((about, answer));
                 }
-                if let Some(block) = message.blocks.iter().find(|block| block.cid() == cid) {
-                    return Answer::Block(block.data().clone());
-                }
+                self.unread.extend(message.blocks.into_iter().map(|block| {
+                    let (about, data) = block.into_parts();
+                    (about, Answer::Block(data))
+                }));
             }
         })
         .await
