@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::error::ApiError;
 use crate::model::limits::{FILTER_CIDS_MAX, NAME_CHARS_MAX, PAGE_PINS_MAX};
-use crate::model::{CidError, ContentKey, cids};
+use crate::model::{ContentKey, cids};
 use crate::pins::query::{NameMatch, Query, Status};
 
 /// The filters that a URL asks for.
@@ -95,14 +95,8 @@ fn bad(parameter: &str, problem: &str) -> ApiError {
 
 /// A CID that can't be pinned here is still one to look for, in vain.
 fn content_key(text: &str) -> Result<ContentKey, ApiError> {
-    match cids::parse(text) {
-        Ok(cid) => Ok(ContentKey::of(&cid)),
-        Err(error @ CidError::Malformed { .. }) => Err(bad("cid", &format!("can't be accepted: {error}"))),
-        Err(error) => match text.parse() {
-            Ok(cid) => Ok(ContentKey::of(&cid)),
-            Err(_) => Err(bad("cid", &format!("can't be accepted: {error}"))),
-        },
-    }
+    let cid = cids::decode(text).map_err(|error| bad("cid", &format!("can't be accepted: {error}")))?;
+    Ok(ContentKey::of(&cid))
 }
 
 /// Milliseconds since the Unix epoch; finer digits are cut, as `created` has none. A `+` of a time zone that was

@@ -1,5 +1,6 @@
 //! CIDs as pinnace accepts them: which codecs can be walked, which hashes verified, and when two are the same content.
 
+use cid::multibase::{self, Base};
 use cid::{Cid, Version};
 
 use super::block::{self, BlockError, IDENTITY_HASH};
@@ -50,13 +51,32 @@ const CID_TEXT_BYTES_MAX: usize = 1024;
 
 /// Parses a CID and makes sure that its DAG can be walked and its blocks verified.
 pub fn parse(text: &str) -> Result<Cid, CidError> {
+    let cid = decode(text)?;
+    check(&cid)?;
+    Ok(cid)
+}
+
+/// Parses a CID, whatever it stands for.
+pub fn decode(text: &str) -> Result<Cid, CidError> {
     let malformed = |reason: String| CidError::Malformed { text: text.chars().take(80).collect(), reason };
     if text.len() > CID_TEXT_BYTES_MAX {
         return Err(malformed(format!("longer than {CID_TEXT_BYTES_MAX} bytes")));
     }
-    let cid: Cid = text.parse().map_err(|error: cid::Error| malformed(error.to_string()))?;
-    check(&cid)?;
-    Ok(cid)
+    let decoded = if Version::is_v0_str(text) {
+        Base::Base58Btc.decode(text)
+    } else {
+        multibase::decode(text).map(|(_, bytes)| bytes)
+    };
+    let bytes = decoded.map_err(|error| malformed(error.to_string()))?;
+    read(&bytes).map_err(|error| malformed(error.map_or("bytes follow it".to_owned(), |error| error.to_string())))
+}
+
+/// The CID that is all of `bytes`. The library's own conversion takes the CID at their start and ignores the rest,
+/// so that two texts or byte strings that differ would be the same; Go refuses such. The error is `None` for them.
+pub fn read(bytes: &[u8]) -> Result<Cid, Option<cid::Error>> {
+    let mut rest = bytes;
+    let cid = Cid::read_bytes(&mut rest)?;
+    if rest.is_empty() { Ok(cid) } else { Err(None) }
 }
 
 /// Whether the CID's codec can be walked and its hash computed.
@@ -102,6 +122,18 @@ mod tests {
         assert_eq!(ContentKey::of(&v0), ContentKey::of(&parse(&base58).unwrap()));
         let raw = Cid::new_v1(codec::RAW, *v0.hash());
         assert_ne!(ContentKey::of(&v0), ContentKey::of(&raw));
+    }
+
+    #[test]
+    fn a_cid_is_all_of_the_text() {
+        let digest = "ab".repeat(32);
+        decode(&format!("f01551220{digest}")).unwrap();
+        for text in [&format!("f01551220{digest}deadbeef"), &format!("f1220{digest}00"), "bafkqaaaa", ""] {
+            assert!(matches!(decode(text), Err(CidError::Malformed { .. })), "{text}");
+        }
+        let v0 = decode("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG").unwrap();
+        assert_eq!(read(&v0.to_bytes()).unwrap(), v0);
+        assert!(matches!(read(&[&v0.to_bytes()[..], &[0]].concat()), Err(None)));
     }
 
     #[test]
