@@ -3,6 +3,8 @@
 use cid::multibase::{self, Base};
 use cid::{Cid, Version};
 
+use unsigned_varint::decode as varint;
+
 use super::block::{self, BlockError, IDENTITY_HASH};
 
 /// Multicodec codes, from the multiformats table.
@@ -35,6 +37,14 @@ pub enum CidError {
         /// What the parser says.
         reason: String,
     },
+    /// It is an identity CID with more data than a parsed CID can hold. Links may be longer: they are never kept.
+    #[error(
+        "an identity CID of {bytes} bytes can't be a root, which takes at most {IDENTITY_ROOT_BYTES_MAX}; pin a block with a hash that holds the data"
+    )]
+    LongIdentity {
+        /// The length of its data, in bytes.
+        bytes: u64,
+    },
     /// Its blocks can't be decoded, so its DAG can't be walked.
     #[error("codec 0x{codec:x} is not supported; supported are raw, dag-pb, dag-cbor, dag-json, cbor and json")]
     UnsupportedCodec {
@@ -45,6 +55,9 @@ pub enum CidError {
     #[error("{0}")]
     UnsupportedHash(#[from] BlockError),
 }
+
+/// The most data of an identity CID that is a root, in bytes: what [`Cid`] has room for.
+const IDENTITY_ROOT_BYTES_MAX: u64 = 64;
 
 /// The longest CID text that is looked at, in bytes: an identity CID of 64 bytes in base2 is shorter.
 const CID_TEXT_BYTES_MAX: usize = 1024;
@@ -68,7 +81,20 @@ pub fn decode(text: &str) -> Result<Cid, CidError> {
         multibase::decode(text).map(|(_, bytes)| bytes)
     };
     let bytes = decoded.map_err(|error| malformed(error.to_string()))?;
-    read(&bytes).map_err(|error| malformed(error.map_or("bytes follow it".to_owned(), |error| error.to_string())))
+    read(&bytes).map_err(|error| match long_identity(&bytes) {
+        Some(bytes) => CidError::LongIdentity { bytes },
+        None => malformed(error.map_or("bytes follow it".to_owned(), |error| error.to_string())),
+    })
+}
+
+/// The length of the data of an identity CID that is too long for [`Cid`]; `None` for all other bytes.
+fn long_identity(bytes: &[u8]) -> Option<u64> {
+    let (version, rest) = varint::u64(bytes).ok()?;
+    let (_codec, rest) = varint::u64(rest).ok()?;
+    let (hash, rest) = varint::u64(rest).ok()?;
+    let (length, data) = varint::u64(rest).ok()?;
+    let is_whole = u64::try_from(data.len()).is_ok_and(|given| given == length);
+    (version == 1 && hash == IDENTITY_HASH && is_whole && length > IDENTITY_ROOT_BYTES_MAX).then_some(length)
 }
 
 /// The CID that is all of `bytes`. The library's own conversion takes the CID at their start and ignores the rest,
@@ -134,6 +160,20 @@ mod tests {
         let v0 = decode("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG").unwrap();
         assert_eq!(read(&v0.to_bytes()).unwrap(), v0);
         assert!(matches!(read(&[&v0.to_bytes()[..], &[0]].concat()), Err(None)));
+    }
+
+    #[test]
+    fn an_identity_cid_has_room_for_64_bytes() {
+        let identity = |bytes: usize| {
+            let length = if bytes < 128 { format!("{bytes:02x}") } else { format!("{bytes:02x}01") };
+            format!("f015500{length}{}", "ab".repeat(bytes))
+        };
+        decode(&identity(64)).unwrap();
+        for bytes in [65, 127, 128] {
+            assert_eq!(decode(&identity(bytes)), Err(CidError::LongIdentity { bytes: bytes as u64 }));
+        }
+        let longer = format!("{}00", identity(65));
+        assert!(matches!(decode(&longer), Err(CidError::Malformed { .. })));
     }
 
     #[test]

@@ -120,6 +120,7 @@ async fn refuses_what_cannot_be_pinned_with_the_reason() {
         (json!({ "cid": "b".repeat(2000) }), "is not a CID"),
         (json!({ "cid": format!("f01551220{}deadbeef", "ab".repeat(32)) }), "bytes follow it"),
         (json!({ "cid": format!("f01551230{}", "ab".repeat(48)) }), "longer than the 32 that hash function 0x12 makes"),
+        (json!({ "cid": format!("f01550041{}", "ab".repeat(65)) }), "an identity CID of 65 bytes can't be a root"),
         (json!({ "cid": git }), "codec 0x78 is not supported"),
         (json!({ "cid": 1 }), "expected a string"),
         (json!({ "cid": cid(1), "name": 1 }), "expected a string"),
