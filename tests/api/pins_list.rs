@@ -168,6 +168,8 @@ async fn refuses_filters_it_does_not_understand() {
         "meta=map%5Ba:b%5D",
         "meta=%5B%5D",
         "statuses=pinned",
+        "name=a&name=b",
+        "limit=5&limit=7",
     ] {
         server.get(&format!("/api/psa/pins?{query}")).await.error(400, "BAD_REQUEST");
     }
