@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::model::UserId;
-use crate::model::limits::{EMAIL_BYTES_MAX, PASSWORD_BYTES_MAX, TOKEN_NAME_CHARS_MAX};
+use crate::model::limits::{EMAIL_BYTES_MAX, LOGIN_TOKENS_CHECKED_MAX, PASSWORD_BYTES_MAX, TOKEN_NAME_CHARS_MAX};
 use crate::store::records::{NewUser, TokenId, TokenRecord, UserRecord};
 pub use crate::store::records::{Scopes, TokenKind};
 use crate::store::{Records, RecordsError};
@@ -167,6 +167,8 @@ impl Accounts {
         let pair = self.sign_pair(&access, &refresh)?;
         self.records
             .write(move |change| {
+                // A client that logs in for each run would otherwise leave its tokens for ever.
+                change.remove_expired_tokens(access.user, access.created_ms, LOGIN_TOKENS_CHECKED_MAX)?;
                 change.put_token(&access)?;
                 change.put_token(&refresh)
             })

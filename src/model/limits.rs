@@ -118,6 +118,10 @@ pub const PASSWORD_HASHES_RUNNING_MAX: usize = 2;
 /// Logins that wait for a password to be hashed; further ones are told to come back.
 pub const PASSWORD_HASHES_QUEUED_MAX: usize = 64;
 
+/// Tokens of an account that a login looks at to remove the expired ones, from the oldest login on: more than devices
+/// have tokens without an end, and read in a few milliseconds.
+pub const LOGIN_TOKENS_CHECKED_MAX: usize = 1000;
+
 /// Pairs of account and address whose failed logins are remembered.
 pub const LOGIN_FAILURES_TRACKED_MAX: usize = 4096;
 
