@@ -128,7 +128,7 @@ impl Accounts {
     /// Opens the accounts; the first time, the key that signs tokens is made and stored.
     pub async fn open(records: Arc<Records>, options: &Options) -> Result<Self, AuthError> {
         let signer = Signer::open(&records).await?;
-        let passwords = Passwords::new().await?;
+        let passwords = Passwords::new()?;
         let lifetimes = Lifetimes::new(options);
         Ok(Self { records, passwords, signer, lifetimes, attempts: Mutex::default() })
     }
