@@ -129,7 +129,24 @@ pub const LOGIN_FAILURES_TRACKED_MAX: usize = 4096;
 pub const HTTP_CONNECTIONS_MAX: usize = 1024;
 
 /// Requests that run at once on one HTTP/2 connection.
-pub const HTTP_STREAMS_PER_CONNECTION_MAX: u32 = 128;
+pub const HTTP_STREAMS_PER_CONNECTION_MAX: u32 = 16;
+
+/// Bytes that one HTTP/2 connection, and each stream of it, may send ahead of being read.
+pub const HTTP_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// Bytes of one HTTP/1 connection that wait to be read; a head must fit.
+pub const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// The largest body of a request that needs no token, in bytes: an e-mail address and a password fit also when every
+/// byte of them is escaped.
+pub const HTTP_ANONYMOUS_BODY_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of bodies that all requests with a token together may make us hold; further ones wait to be read.
+pub const HTTP_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Bytes of bodies that all requests without a token together may make us hold. They have their own, so that they
+/// don't hold up the others.
+pub const HTTP_ANONYMOUS_BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long an HTTP connection may stand still in either direction.
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(75);
