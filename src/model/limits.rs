@@ -69,6 +69,13 @@ pub const FILTER_CIDS_MAX: usize = 10;
 /// Pins in one page, from the specification.
 pub const PAGE_PINS_MAX: usize = 1000;
 
+/// Bytes of the text in one page; a page ends before the pin that doesn't fit. A thousand pins without much `meta` do,
+/// with all their delegates.
+pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Lists that are read and made into text at the same time; further ones wait.
+pub const LISTS_RUNNING_MAX: usize = 4;
+
 /// Pins in one page when the client doesn't say, from the specification.
 pub const PAGE_PINS_DEFAULT: usize = 10;
 
