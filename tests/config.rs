@@ -124,6 +124,11 @@ fn a_variable_may_name_the_file_and_the_flag_beats_it() {
 }
 
 #[test]
+fn an_empty_variable_names_no_file() {
+    assert_eq!(from_variables(&[("PINNACE_CONFIG", "")]).unwrap().pins.active_max, 16);
+}
+
+#[test]
 fn flags_set_their_keys() {
     let flags = Flags {
         data: Some("/data".into()),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::model::UserId;
-use crate::model::limits::{EMAIL_BYTES_MAX, PASSWORD_BYTES_MAX, TOKEN_NAME_CHARS_MAX};
+use crate::model::limits::{EMAIL_BYTES_MAX, LOGIN_TOKENS_CHECKED_MAX, PASSWORD_BYTES_MAX, TOKEN_NAME_CHARS_MAX};
 use crate::store::records::{NewUser, TokenId, TokenRecord, UserRecord};
 pub use crate::store::records::{Scopes, TokenKind};
 use crate::store::{Records, RecordsError};
@@ -128,7 +128,7 @@ impl Accounts {
     /// Opens the accounts; the first time, the key that signs tokens is made and stored.
     pub async fn open(records: Arc<Records>, options: &Options) -> Result<Self, AuthError> {
         let signer = Signer::open(&records).await?;
-        let passwords = Passwords::new().await?;
+        let passwords = Passwords::new()?;
         let lifetimes = Lifetimes::new(options);
         Ok(Self { records, passwords, signer, lifetimes, attempts: Mutex::default() })
     }
@@ -167,6 +167,8 @@ impl Accounts {
         let pair = self.sign_pair(&access, &refresh)?;
         self.records
             .write(move |change| {
+                // A client that logs in for each run would otherwise leave its tokens for ever.
+                change.remove_expired_tokens(access.user, access.created_ms, LOGIN_TOKENS_CHECKED_MAX)?;
                 change.put_token(&access)?;
                 change.put_token(&refresh)
             })

@@ -138,3 +138,27 @@ async fn expired_tokens_are_refused_by_signature_and_by_record() {
     assert!(matches!(accounts.authenticate(&pair.access), Err(AuthError::InvalidToken(token::EXPIRED))));
     assert!(matches!(accounts.refresh(&pair.refresh).await, Err(AuthError::InvalidToken(token::EXPIRED))));
 }
+
+#[tokio::test]
+async fn a_login_removes_tokens_that_have_expired() {
+    let accounts = setup(&options()).await.accounts;
+    let device = accounts.ensure_admin(&options()).await.unwrap().unwrap().token;
+    let other = accounts.create_user("other@example.org", "long enough").await.unwrap().id;
+    let (user, lifetimes) = (accounts.authenticate(&device).unwrap().user, accounts.lifetimes);
+    let old_ms = now_ms() - 366 * 24 * 60 * 60 * 1000;
+    let (access, refresh) = lifetimes.new_pair(user, TokenId::new(), old_ms);
+    let (of_other, _) = lifetimes.new_pair(other, TokenId::new(), old_ms);
+    let ids = [access.id, refresh.id, of_other.id];
+    let put = accounts
+        .records
+        .write(move |change| [&access, &refresh, &of_other].into_iter().try_for_each(|token| change.put_token(token)));
+    put.await.unwrap();
+
+    let pair = accounts.login("admin@example.org", "long enough", HERE).await.unwrap();
+    assert_eq!(ids.map(|id| accounts.records.token(id).unwrap().is_some()), [false, true, true]);
+    accounts.authenticate(&device).unwrap();
+    accounts.authenticate(&pair.access).unwrap();
+    let by_user =
+        accounts.records.write(move |change| change.remove_expired_tokens(user, i64::MAX, 100)).await.unwrap();
+    assert_eq!(by_user, 3, "the index has what the table has");
+}

@@ -8,7 +8,7 @@ use cid::{Cid, Version};
 
 use crate::model::block::CidPrefix;
 use crate::model::limits::{CID_BYTES_MAX, WANTLIST_ENTRIES_MAX};
-use crate::model::{Block, block::IDENTITY_HASH};
+use crate::model::{Block, block::IDENTITY_HASH, cids};
 
 /// Blocks in one message: 4 MiB of blocks of 128 bytes.
 const BLOCKS_PER_MESSAGE_MAX: usize = 32 * 1024;
@@ -278,7 +278,7 @@ fn decode_cid(data: &[u8]) -> Option<Cid> {
     if data.len() > CID_BYTES_MAX {
         return None;
     }
-    Cid::try_from(data).ok()
+    cids::read(data).ok()
 }
 
 fn decode_prefix(data: Bytes) -> Option<CidPrefix> {
@@ -460,6 +460,22 @@ mod tests {
         let incoming = decode(Bytes::from(body)).unwrap();
         assert_eq!(incoming.skipped, 100_000);
         assert!(incoming.wants.is_empty());
+    }
+
+    #[test]
+    fn a_cid_with_bytes_after_it_is_skipped() {
+        let cid = sample_block("x").cid().to_bytes();
+        let mut body = Vec::new();
+        for longer in [&cid[..], &[&cid[..], &[0]].concat()] {
+            let mut entry = Vec::new();
+            put_bytes(&mut entry, 1, longer);
+            let mut wantlist = Vec::new();
+            put_bytes(&mut wantlist, 1, &entry);
+            put_bytes(&mut body, 1, &wantlist);
+            put_bytes(&mut body, 4, &entry);
+        }
+        let incoming = decode(Bytes::from(body)).unwrap();
+        assert_eq!((incoming.wants.len(), incoming.presences.len(), incoming.skipped), (1, 1, 2));
     }
 
     #[test]

@@ -50,7 +50,10 @@ impl Layers {
     pub(super) fn read(sources: &Sources) -> Result<Self, ConfigError> {
         let schema = schema()?;
         let mut layers = vec![Layer { origin: "the defaults".to_owned(), values: schema.clone() }];
-        let from_variable = sources.environment.iter().find(|(name, _)| name == FILE_VARIABLE).map(|(_, file)| file);
+        // An empty one names no file: that is how shells and unit files take a variable back.
+        let mut environment = sources.environment.iter();
+        let from_variable =
+            environment.find(|(name, file)| name == FILE_VARIABLE && !file.is_empty()).map(|(_, file)| file);
         if let Some(path) = sources.file.as_deref().or(from_variable.map(Path::new)) {
             layers.push(file_layer(path)?);
         }

@@ -1,23 +1,75 @@
-//! Bodies of requests: bounded in size and time, JSON or a form, and refused with a sentence that helps.
+//! Bodies of requests: bounded in size, number and time, JSON or a form, and refused with a sentence that helps.
+
+use std::sync::Arc;
 
 use axum::Form;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
-use crate::model::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_MAX};
+use crate::model::limits::{
+    HTTP_ANONYMOUS_BODIES_BYTES_MAX, HTTP_ANONYMOUS_BODY_BYTES_MAX, HTTP_BODIES_BYTES_MAX, HTTP_BODY_BYTES_MAX,
+    HTTP_BODY_MAX,
+};
 
 /// How much of a body that is too large is still read, in bytes, so that its sender gets to read the answer.
 const DRAINED_BYTES_MAX: usize = 4 * HTTP_BODY_BYTES_MAX;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// A JSON body.
+/// Bodies of one kind: how large one may be, and all of them together. The server sets it on each request.
+#[derive(Debug, Clone)]
+struct Budget {
+    body_bytes_max: usize,
+    /// What to do about a body that is too large.
+    advice: &'static str,
+    free_bytes: Arc<Semaphore>,
+}
+
+/// What all bodies may take.
+#[derive(Debug, Clone)]
+pub(super) struct Budgets {
+    anonymous: Budget,
+    authorized: Budget,
+}
+
+impl Budgets {
+    pub(super) fn new() -> Self {
+        let budget = |body_bytes_max, bodies_bytes_max, advice| Budget {
+            body_bytes_max,
+            advice,
+            free_bytes: Arc::new(Semaphore::new(bodies_bytes_max)),
+        };
+        Self {
+            anonymous: budget(
+                HTTP_ANONYMOUS_BODY_BYTES_MAX,
+                HTTP_ANONYMOUS_BODIES_BYTES_MAX,
+                "send only the fields that are needed",
+            ),
+            authorized: budget(HTTP_BODY_BYTES_MAX, HTTP_BODIES_BYTES_MAX, "shorten \"meta\" or \"origins\""),
+        }
+    }
+
+    fn of(parts: &Parts) -> Result<&Self, ApiError> {
+        parts.extensions.get().ok_or_else(ApiError::internal)
+    }
+}
+
+/// A body that was read. Its bytes count until this is dropped, which is when it has been parsed.
+#[derive(Debug)]
+struct Held {
+    bytes: Bytes,
+    _share: OwnedSemaphorePermit,
+}
+
+/// A JSON body of a request with a token: that must have been looked at before.
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
@@ -25,7 +77,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body).await?;
+        let Held { bytes, _share } = Budgets::of(&parts)?.authorized.read(body).await?;
         match media_type(&parts.headers).as_deref() {
             None => json(&bytes).map(Self),
             Some(given) if is_json(given) => json(&bytes).map(Self),
@@ -36,7 +88,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// A body with fields: JSON, or the same fields as a form.
+/// A body with fields, of a request that needs no token: JSON, or the same fields as a form.
 pub(super) struct FieldsBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Sync> FromRequest<S> for FieldsBody<T> {
@@ -44,7 +96,7 @@ impl<T: DeserializeOwned + Send, S: Sync> FromRequest<S> for FieldsBody<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body).await?;
+        let Held { bytes, _share } = Budgets::of(&parts)?.anonymous.read(body).await?;
         match media_type(&parts.headers).as_deref() {
             None => json(&bytes).map(Self),
             Some(given) if is_json(given) => json(&bytes).map(Self),
@@ -84,30 +136,79 @@ async fn form<T: DeserializeOwned>(bytes: Bytes) -> Result<T, ApiError> {
     Ok(fields)
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > DRAINED_BYTES_MAX as u64) {
-        return Err(ApiError::too_large(HTTP_BODY_BYTES_MAX));
+impl Budget {
+    async fn read(&self, body: Body) -> Result<Held, ApiError> {
+        let announced = body.size_hint().upper();
+        if announced.is_some_and(|bytes| bytes > DRAINED_BYTES_MAX as u64) {
+            return Err(self.too_large());
+        }
+        let announced = announced.and_then(|bytes| usize::try_from(bytes).ok());
+        let share_bytes = announced.unwrap_or(self.body_bytes_max).min(self.body_bytes_max);
+        let read = async {
+            let permits = u32::try_from(share_bytes).unwrap_or(u32::MAX);
+            let share = Arc::clone(&self.free_bytes).acquire_many_owned(permits).await;
+            let share = share.map_err(|_| ApiError::internal())?;
+            Ok(Held { bytes: self.collect(body, share_bytes).await?, _share: share })
+        };
+        tokio::time::timeout(HTTP_BODY_MAX, read).await.map_err(|_| ApiError::body_timeout(HTTP_BODY_MAX))?
     }
-    tokio::time::timeout(HTTP_BODY_MAX, collect(body)).await.map_err(|_| ApiError::body_timeout(HTTP_BODY_MAX))?
+
+    async fn collect(&self, body: Body, share_bytes: usize) -> Result<Bytes, ApiError> {
+        let mut stream = body.into_data_stream();
+        let mut collected = BytesMut::with_capacity(share_bytes);
+        let mut length = 0;
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|_| ApiError::bad_request("the body ended before its announced length"))?;
+            length += chunk.len();
+            if length > DRAINED_BYTES_MAX {
+                break;
+            }
+            if length <= share_bytes {
+                collected.extend_from_slice(&chunk);
+            }
+        }
+        // A body is never longer than announced, so what is longer than its share is longer than any may be.
+        if length > share_bytes { Err(self.too_large()) } else { Ok(collected.freeze()) }
+    }
+
+    fn too_large(&self) -> ApiError {
+        ApiError::too_large(self.body_bytes_max, self.advice)
+    }
 }
 
-async fn collect(body: Body) -> Result<Bytes, ApiError> {
-    let mut stream = body.into_data_stream();
-    let mut collected = BytesMut::new();
-    let mut length = 0;
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|_| ApiError::bad_request("the body ended before its announced length"))?;
-        length += chunk.len();
-        if length > DRAINED_BYTES_MAX {
-            break;
-        }
-        if length <= HTTP_BODY_BYTES_MAX {
-            collected.extend_from_slice(&chunk);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::poll;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    #[tokio::test]
+    async fn bodies_wait_for_their_share_and_keep_it_until_they_are_parsed() {
+        let budget = Budget { body_bytes_max: 8, advice: "", free_bytes: Arc::new(Semaphore::new(10)) };
+        let announced = budget.read(Body::from("12345")).await.unwrap();
+        assert_eq!(budget.free_bytes.available_permits(), 5);
+        // One that doesn't tell its length may have the largest.
+        let chunks = futures::stream::iter([Ok::<_, std::io::Error>("12"), Ok("34")]);
+        let mut chunked = pin!(budget.read(Body::from_stream(chunks)));
+        assert!(poll!(chunked.as_mut()).is_pending());
+        drop(announced);
+        let Poll::Ready(chunked) = poll!(chunked) else { panic!("still waiting") };
+        let chunked = chunked.unwrap();
+        assert_eq!((&chunked.bytes[..], budget.free_bytes.available_permits()), (&b"1234"[..], 2));
+        budget.read(Body::empty()).await.unwrap();
+        drop(chunked);
+        assert_eq!(budget.free_bytes.available_permits(), 10);
     }
-    if length > HTTP_BODY_BYTES_MAX {
-        return Err(ApiError::too_large(HTTP_BODY_BYTES_MAX));
+
+    #[tokio::test]
+    async fn a_body_that_is_too_large_gives_its_share_back() {
+        let budget = Budget { body_bytes_max: 8, advice: "", free_bytes: Arc::new(Semaphore::new(10)) };
+        budget.read(Body::from("12345678")).await.unwrap();
+        budget.read(Body::from("123456789")).await.unwrap_err();
+        budget.read(Body::from(vec![0; DRAINED_BYTES_MAX + 1])).await.unwrap_err();
+        let chunks = ["12345", "67890"].map(Ok::<_, std::io::Error>);
+        budget.read(Body::from_stream(futures::stream::iter(chunks))).await.unwrap_err();
+        assert_eq!(budget.free_bytes.available_permits(), 10);
     }
-    Ok(collected.freeze())
 }

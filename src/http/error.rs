@@ -84,8 +84,8 @@ impl ApiError {
         )
     }
 
-    pub(super) fn too_large(bytes_max: usize) -> Self {
-        let details = format!("the body is larger than {bytes_max} bytes; shorten \"meta\" or \"origins\"");
+    pub(super) fn too_large(bytes_max: usize, advice: &str) -> Self {
+        let details = format!("the body is larger than {bytes_max} bytes; {advice}");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, PAYLOAD_TOO_LARGE, details)
     }
 

@@ -1,7 +1,7 @@
 //! The query string of `GET /api/psa/pins`. Whatever can't be understood is refused, never ignored: `ipfs pin remote
 //! rm` deletes what a list shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::Query as UrlQuery;
 use axum::http::Uri;
@@ -9,8 +9,11 @@ use jiff::Timestamp;
 
 use super::error::ApiError;
 use crate::model::limits::{FILTER_CIDS_MAX, NAME_CHARS_MAX, PAGE_PINS_MAX};
-use crate::model::{CidError, ContentKey, cids};
+use crate::model::{ContentKey, cids};
 use crate::pins::query::{NameMatch, Query, Status};
+
+/// Parameters that have one value. Of two that differ, neither can be the right one.
+const SINGLE: [&str; 5] = ["name", "match", "before", "after", "limit"];
 
 /// The filters that a URL asks for.
 pub(super) fn parse(uri: &Uri) -> Result<Query, ApiError> {
@@ -18,9 +21,15 @@ pub(super) fn parse(uri: &Uri) -> Result<Query, ApiError> {
         .map_err(|_| ApiError::bad_request("the query string can't be read: percent-encode its values"))?;
     let mut query = Query::default();
     let mut cids = 0;
+    let mut seen = BTreeSet::new();
     for (key, value) in pairs {
         if value.is_empty() {
             return Err(bad(&key, "is empty: give it a value or leave it out"));
+        }
+        if let Some(single) = SINGLE.into_iter().find(|single| *single == key)
+            && !seen.insert(single)
+        {
+            return Err(bad(single, "is given more than once"));
         }
         match key.as_str() {
             "cid" => {
@@ -95,14 +104,8 @@ fn bad(parameter: &str, problem: &str) -> ApiError {
 
 /// A CID that can't be pinned here is still one to look for, in vain.
 fn content_key(text: &str) -> Result<ContentKey, ApiError> {
-    match cids::parse(text) {
-        Ok(cid) => Ok(ContentKey::of(&cid)),
-        Err(error @ CidError::Malformed { .. }) => Err(bad("cid", &format!("can't be accepted: {error}"))),
-        Err(error) => match text.parse() {
-            Ok(cid) => Ok(ContentKey::of(&cid)),
-            Err(_) => Err(bad("cid", &format!("can't be accepted: {error}"))),
-        },
-    }
+    let cid = cids::decode(text).map_err(|error| bad("cid", &format!("can't be accepted: {error}")))?;
+    Ok(ContentKey::of(&cid))
 }
 
 /// Milliseconds since the Unix epoch; finer digits are cut, as `created` has none. A `+` of a time zone that was
@@ -177,6 +180,12 @@ mod tests {
             "meta=%7B%22a%22:1%7D",
             "meta[a]=b&meta[a]=c",
             "stat=pinned",
+            "name=a&name=b",
+            "name=a&name=a",
+            "name=a&match=exact&match=partial",
+            "before=2023-11-14T22:13:20Z&before=2024-11-14T22:13:20Z",
+            "after=2023-11-14T22:13:20Z&after=2024-11-14T22:13:20Z",
+            "limit=5&limit=7",
         ] {
             assert!(query(text).is_err(), "{text}");
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -115,9 +116,15 @@ pub(super) async fn list(
     Reader(identity): Reader,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let page = state.pins.list(identity.user, list_query::parse(&uri)?).await?;
-    let results = page.pins.into_iter().map(PinStatusJson::from).collect();
-    Ok(Json(PinResultsJson { count: page.count, results }).into_response())
+    let list = state.pins.list(identity.user, list_query::parse(&uri)?, |page| {
+        let results = page.pins.into_iter().map(PinStatusJson::from).collect();
+        serde_json::to_vec(&PinResultsJson { count: page.count, results })
+    });
+    let json = list.await?.map_err(|error| {
+        tracing::error!(%error, "a list can't be written");
+        ApiError::internal()
+    })?;
+    Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
 /// `POST /api/psa/pins`

@@ -19,10 +19,12 @@ use tower::ServiceExt;
 
 use super::AppState;
 use super::auth::ClientAddress;
+use super::body::Budgets;
 use super::idle::IdleStream;
 use super::router::router;
 use crate::model::limits::{
-    HTTP_CONNECTIONS_MAX, HTTP_DRAIN_MAX, HTTP_HEAD_MAX, HTTP_IDLE_MAX, HTTP_STREAMS_PER_CONNECTION_MAX,
+    HTTP_BUFFER_BYTES_MAX, HTTP_CONNECTIONS_MAX, HTTP_DRAIN_MAX, HTTP_HEAD_MAX, HTTP_IDLE_MAX,
+    HTTP_STREAMS_PER_CONNECTION_MAX, HTTP_WINDOW_BYTES,
 };
 
 /// The wait after a failed accept: most such errors (no file descriptor left) pass when something else ends.
@@ -64,6 +66,7 @@ pub(super) async fn serve_router(
     router: Router,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
+    let budgets = Budgets::new();
     let slots = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -81,7 +84,7 @@ pub(super) async fn serve_router(
         };
         match accepted {
             Ok((slot, stream, address)) => {
-                let connection = connection(stream, address, router.clone(), stopped.clone());
+                let connection = connection(stream, address, router.clone(), budgets.clone(), stopped.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(slot);
@@ -107,6 +110,7 @@ async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     address: Option<ClientAddress>,
     router: Router,
+    budgets: Budgets,
     mut stopped: watch::Receiver<()>,
 ) {
     let service = TowerToHyperService::new(router.map_request(move |request: Request<_>| {
@@ -114,11 +118,17 @@ async fn connection(
         if let Some(address) = address {
             request.extensions_mut().insert(address);
         }
+        request.extensions_mut().insert(budgets.clone());
         request
     }));
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HTTP_HEAD_MAX);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(HTTP_STREAMS_PER_CONNECTION_MAX);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HTTP_HEAD_MAX).max_buf_size(HTTP_BUFFER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP_STREAMS_PER_CONNECTION_MAX)
+        .initial_connection_window_size(HTTP_WINDOW_BYTES)
+        .initial_stream_window_size(HTTP_WINDOW_BYTES);
     let stream = TokioIo::new(IdleStream::new(stream, HTTP_IDLE_MAX));
     let mut connection = pin!(builder.serve_connection(stream, service));
     let outcome = tokio::select! {

@@ -40,6 +40,16 @@ pub enum BlockError {
         /// The digest's length in bytes.
         bytes: usize,
     },
+    /// The digest is longer than what the hash function makes, so no block can ever match it.
+    #[error("a digest of {bytes} bytes is longer than the {bytes_max} that hash function 0x{code:x} makes")]
+    LongDigest {
+        /// The multihash code.
+        code: u64,
+        /// The digest's length in bytes.
+        bytes: usize,
+        /// What the function makes, in bytes.
+        bytes_max: usize,
+    },
     /// The block is larger than [`BLOCK_BYTES_MAX`].
     #[error("a block of {bytes} bytes is larger than {BLOCK_BYTES_MAX}")]
     TooLarge {
@@ -79,6 +89,27 @@ impl HashFunction {
             return Some(Self(Function::Sha1));
         }
         Code::try_from(code).ok().map(|code| Self(Function::Table(code)))
+    }
+
+    /// The length of a full digest, in bytes; no hashing is needed to tell it.
+    pub fn digest_bytes(self) -> usize {
+        match self.0 {
+            Function::Table(Code::Blake2s128) => 16,
+            Function::Table(Code::Ripemd160) | Function::Sha1 => 20,
+            Function::Table(Code::Sha3_224 | Code::Keccak224) => 28,
+            Function::Table(
+                Code::Sha2_256
+                | Code::Sha3_256
+                | Code::Keccak256
+                | Code::Blake2b256
+                | Code::Blake2s256
+                | Code::Blake3_256
+                | Code::Ripemd256,
+            ) => 32,
+            Function::Table(Code::Ripemd320) => 40,
+            Function::Table(Code::Sha3_384 | Code::Keccak384) => 48,
+            Function::Table(Code::Sha2_512 | Code::Sha3_512 | Code::Keccak512 | Code::Blake2b512) => 64,
+        }
     }
 
     /// The full digest of `data`.
@@ -145,11 +176,8 @@ impl Block {
         if data.len() > BLOCK_BYTES_MAX {
             return Err(BlockError::TooLarge { bytes: data.len() });
         }
-        if prefix.digest_bytes < DIGEST_BYTES_MIN {
-            return Err(BlockError::ShortDigest { bytes: prefix.digest_bytes });
-        }
         let unsupported = BlockError::UnsupportedHash { code: prefix.hash };
-        let computed = HashFunction::of(prefix.hash).ok_or_else(|| unsupported.clone())?.digest(&data);
+        let computed = check_digest(prefix.hash, prefix.digest_bytes)?.digest(&data);
         let digest = computed.digest().get(..prefix.digest_bytes).ok_or_else(|| unsupported.clone())?;
         let hash = Multihash::wrap(prefix.hash, digest).map_err(|_| unsupported.clone())?;
         let cid = match prefix.version {
@@ -182,10 +210,18 @@ impl Block {
 
 /// Whether blocks of this CID can be verified here, without having one.
 pub fn check_hash(cid: &Cid) -> Result<HashFunction, BlockError> {
-    let hash = cid.hash();
-    let function = HashFunction::of(hash.code()).ok_or(BlockError::UnsupportedHash { code: hash.code() })?;
-    if hash.digest().len() < DIGEST_BYTES_MIN {
-        return Err(BlockError::ShortDigest { bytes: hash.digest().len() });
+    check_digest(cid.hash().code(), cid.hash().digest().len())
+}
+
+/// The hash function, if a digest of this length can be trusted and matched.
+fn check_digest(code: u64, bytes: usize) -> Result<HashFunction, BlockError> {
+    let function = HashFunction::of(code).ok_or(BlockError::UnsupportedHash { code })?;
+    if bytes < DIGEST_BYTES_MIN {
+        return Err(BlockError::ShortDigest { bytes });
+    }
+    let bytes_max = function.digest_bytes();
+    if bytes > bytes_max {
+        return Err(BlockError::LongDigest { code, bytes, bytes_max });
     }
     Ok(function)
 }
@@ -203,7 +239,9 @@ mod tests {
             0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1053, 0x1054, 0x1055, 0xb220,
             0xb240, 0xb260,
         ] {
-            let cid = Cid::new_v1(RAW, HashFunction::of(code).unwrap().digest(&data));
+            let function = HashFunction::of(code).unwrap();
+            let cid = Cid::new_v1(RAW, function.digest(&data));
+            assert_eq!(cid.hash().digest().len(), function.digest_bytes(), "0x{code:x}");
             Block::verify(cid, data.clone()).unwrap();
             assert_eq!(Block::verify(cid, Bytes::from_static(b"hellO")), Err(BlockError::Mismatch { cid }));
         }
@@ -212,7 +250,9 @@ mod tests {
     #[test]
     fn blake2s_128_is_too_short_to_be_trusted() {
         let data = Bytes::from_static(b"hello");
-        let cid = Cid::new_v1(RAW, HashFunction::of(0xb250).unwrap().digest(&data));
+        let function = HashFunction::of(0xb250).unwrap();
+        assert_eq!(function.digest_bytes(), 16);
+        let cid = Cid::new_v1(RAW, function.digest(&data));
         assert_eq!(Block::verify(cid, data), Err(BlockError::ShortDigest { bytes: 16 }));
     }
 
@@ -232,7 +272,11 @@ mod tests {
         let mut digest = Code::Sha2_256.digest(&data).digest().to_vec();
         digest.push(0);
         let cid = Cid::new_v1(RAW, Multihash::wrap(0x12, &digest).unwrap());
-        assert_eq!(Block::verify(cid, data), Err(BlockError::Mismatch { cid }));
+        let long = BlockError::LongDigest { code: 0x12, bytes: 33, bytes_max: 32 };
+        assert_eq!(check_hash(&cid), Err(long.clone()));
+        assert_eq!(Block::verify(cid, data.clone()), Err(long.clone()));
+        let prefix = CidPrefix { version: Version::V1, codec: RAW, hash: 0x12, digest_bytes: 33 };
+        assert_eq!(Block::from_prefix(prefix, data), Err(long));
     }
 
     #[test]

@@ -69,6 +69,13 @@ pub const FILTER_CIDS_MAX: usize = 10;
 /// Pins in one page, from the specification.
 pub const PAGE_PINS_MAX: usize = 1000;
 
+/// Bytes of the text in one page; a page ends before the pin that doesn't fit. A thousand pins without much `meta` do,
+/// with all their delegates.
+pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Lists that are read and made into text at the same time; further ones wait.
+pub const LISTS_RUNNING_MAX: usize = 4;
+
 /// Pins in one page when the client doesn't say, from the specification.
 pub const PAGE_PINS_DEFAULT: usize = 10;
 
@@ -118,6 +125,10 @@ pub const PASSWORD_HASHES_RUNNING_MAX: usize = 2;
 /// Logins that wait for a password to be hashed; further ones are told to come back.
 pub const PASSWORD_HASHES_QUEUED_MAX: usize = 64;
 
+/// Tokens of an account that a login looks at to remove the expired ones, from the oldest login on: more than devices
+/// have tokens without an end, and read in a few milliseconds.
+pub const LOGIN_TOKENS_CHECKED_MAX: usize = 1000;
+
 /// Pairs of account and address whose failed logins are remembered.
 pub const LOGIN_FAILURES_TRACKED_MAX: usize = 4096;
 
@@ -125,7 +136,24 @@ pub const LOGIN_FAILURES_TRACKED_MAX: usize = 4096;
 pub const HTTP_CONNECTIONS_MAX: usize = 1024;
 
 /// Requests that run at once on one HTTP/2 connection.
-pub const HTTP_STREAMS_PER_CONNECTION_MAX: u32 = 128;
+pub const HTTP_STREAMS_PER_CONNECTION_MAX: u32 = 16;
+
+/// Bytes that one HTTP/2 connection, and each stream of it, may send ahead of being read.
+pub const HTTP_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// Bytes of one HTTP/1 connection that wait to be read; a head must fit.
+pub const HTTP_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// The largest body of a request that needs no token, in bytes: an e-mail address and a password fit also when every
+/// byte of them is escaped.
+pub const HTTP_ANONYMOUS_BODY_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of bodies that all requests with a token together may make us hold; further ones wait to be read.
+pub const HTTP_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Bytes of bodies that all requests without a token together may make us hold. They have their own, so that they
+/// don't hold up the others.
+pub const HTTP_ANONYMOUS_BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long an HTTP connection may stand still in either direction.
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(75);

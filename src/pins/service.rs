@@ -10,8 +10,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use crate::model::limits::{
-    DELEGATES_MAX, META_BYTES_MAX, META_PAIRS_MAX, NAME_CHARS_MAX, ORIGIN_BYTES_MAX, ORIGINS_MAX, ORIGINS_SKIPPED_MAX,
+    DELEGATES_MAX, LISTS_RUNNING_MAX, META_BYTES_MAX, META_PAIRS_MAX, NAME_CHARS_MAX, ORIGIN_BYTES_MAX, ORIGINS_MAX,
+    ORIGINS_SKIPPED_MAX, PAGE_BYTES_MAX,
 };
 use crate::model::{PinId, PinRecord, PinState, UserId, cids};
 use crate::pins::board::{Board, Live, PinChange};
@@ -67,12 +70,29 @@ pub struct PinView {
     pub delegates: Arc<[String]>,
 }
 
+impl PinView {
+    /// The bytes of its texts, those that have no bound of a few.
+    fn text_bytes(&self) -> usize {
+        let of_list = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
+        let of_map =
+            |map: &BTreeMap<String, String>| map.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let PinRecord { cid_text, name, origins, meta, .. } = &self.record;
+        cid_text.len()
+            + name.as_ref().map_or(0, String::len)
+            + of_list(origins)
+            + of_map(meta)
+            + of_map(&self.info)
+            + of_list(&self.delegates)
+    }
+}
+
 /// One page of a list.
 #[derive(Debug, Clone)]
 pub struct PinPage {
     /// Pins that match, on this page and all others.
     pub count: u64,
-    /// The newest of them, newest first.
+    /// The newest of them, newest first: as many as were asked for, unless they are too large together. There is at
+    /// least one if there is any.
     pub pins: Vec<PinView>,
 }
 
@@ -108,6 +128,8 @@ pub struct PinService {
     records: Arc<Records>,
     board: Arc<Board>,
     network: Arc<dyn NetworkView>,
+    /// One permit for each list that may be read at the same time.
+    lists: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for PinService {
@@ -119,7 +141,7 @@ impl std::fmt::Debug for PinService {
 impl PinService {
     /// The pins in `records`, with what `board` and `network` know of them.
     pub fn new(records: Arc<Records>, board: Arc<Board>, network: Arc<dyn NetworkView>) -> Self {
-        Self { records, board, network }
+        Self { records, board, network, lists: Arc::new(Semaphore::new(LISTS_RUNNING_MAX)) }
     }
 
     /// Makes a pin.
@@ -144,10 +166,22 @@ impl PinService {
         }
     }
 
-    /// The pins of this account that match.
-    pub async fn list(&self, user: UserId, query: Query) -> Result<PinPage, PinError> {
+    /// The pins of this account that match, as what `make` makes of them. That runs where the pins are read: away from
+    /// the threads of the runtime, and a few at a time, since a page can be large.
+    pub async fn list<T: Send + 'static>(
+        &self,
+        user: UserId,
+        query: Query,
+        make: impl FnOnce(PinPage) -> T + Send + 'static,
+    ) -> Result<T, PinError> {
+        let permit = Arc::clone(&self.lists).acquire_owned().await.map_err(|_| PinError::Stopping)?;
         let service = self.clone();
-        joined(tokio::task::spawn_blocking(move || service.list_blocking(user, query)).await)
+        let read = tokio::task::spawn_blocking(move || {
+            // It goes with the work, which goes on when the client doesn't wait for it.
+            let _permit = permit;
+            service.list_blocking(user, query).map(make)
+        });
+        joined(read.await)
     }
 
     /// Removes a pin of this account.
@@ -186,6 +220,7 @@ impl PinService {
         let query = filter.query();
         let delegates = self.delegates();
         let mut page = PinPage { count: 0, pins: Vec::new() };
+        let (mut bytes, mut is_full) = (0, false);
         let mut failed = None;
         self.records.scan_pins(user, query.after_ms, query.before_ms, |record| {
             if !filter.matches_record(&record) {
@@ -195,8 +230,14 @@ impl PinService {
                 Ok((record, live)) => {
                     if filter.matches_status(status(&record, live.as_ref())) {
                         page.count += 1;
-                        if page.pins.len() < query.limit {
-                            page.pins.push(view(record, live.as_ref(), &delegates));
+                        if !is_full && page.pins.len() < query.limit {
+                            let view = view(record, live.as_ref(), &delegates);
+                            bytes += view.text_bytes();
+                            // None is skipped: the next page begins where this one ends.
+                            is_full = bytes > PAGE_BYTES_MAX && !page.pins.is_empty();
+                            if !is_full {
+                                page.pins.push(view);
+                            }
                         }
                     }
                     ControlFlow::Continue(())
@@ -353,4 +394,38 @@ fn view(record: PinRecord, live: Option<&Live>, delegates: &Arc<[String]>) -> Pi
         info.insert("origins_skipped".into(), record.origins_skipped.join("; "));
     }
     PinView { record, status, info, delegates: Arc::clone(delegates) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::records::Records;
+    use std::pin::pin;
+
+    struct NoNetwork;
+
+    impl NetworkView for NoNetwork {
+        fn delegates(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn check_origin(&self, _multiaddr: &str) -> OriginUse {
+            OriginUse::Nothing("there is no network".into())
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_wait_for_their_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Arc::new(Records::open(&directory.path().join("records.redb"), 1024 * 1024).unwrap());
+        let service = PinService::new(records, Board::new().0, Arc::new(NoNetwork));
+        let running = u32::try_from(LISTS_RUNNING_MAX).unwrap();
+        let others = Arc::clone(&service.lists).acquire_many_owned(running).await.unwrap();
+        let mut list = pin!(service.list(UserId(1), Query::default(), |page| page.count));
+        assert!(futures::poll!(list.as_mut()).is_pending());
+        assert_eq!(service.lists.available_permits(), 0);
+        drop(others);
+        assert_eq!(list.await.unwrap(), 0);
+        assert_eq!(service.lists.available_permits(), LISTS_RUNNING_MAX);
+    }
 }

@@ -66,6 +66,23 @@ async fn bodies_of_a_login_that_lack_something_are_refused() {
 }
 
 #[tokio::test]
+async fn bodies_without_a_token_are_small() {
+    let server = Server::start().await;
+    for path in ["/api/auth/login", "/api/auth/refresh"] {
+        for bytes in [8 * 1024 + 1, 256 * 1024] {
+            let request = server.client.post(format!("{}{path}", server.url)).body(" ".repeat(bytes));
+            let details = server.send(request).await.error(413, "PAYLOAD_TOO_LARGE");
+            assert!(details.contains("8192 bytes"), "{details}");
+        }
+    }
+    // The longest password with every byte escaped.
+    let escaped = "\\u0061".repeat(1024);
+    let request = server.client.post(format!("{}/api/auth/login", server.url));
+    let body = format!("{{\"email\":\"{EMAIL}\",\"password\":\"{escaped}\"}}");
+    server.send(request.body(body)).await.error(401, "UNAUTHORIZED");
+}
+
+#[tokio::test]
 async fn refreshing_rotates_and_keeps_the_old_access_token() {
     let server = Server::start().await;
     let first = login(&server).await;

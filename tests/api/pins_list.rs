@@ -131,6 +131,27 @@ async fn pages_by_ten_with_before_until_all_are_seen() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_pins_is_short_and_the_next_goes_on_with_the_first_left_out() {
+    let server = Server::start().await;
+    let meta = json!({ "key": "x".repeat(60 * 1024) });
+    for number in 0..80 {
+        server.pin(json!({ "cid": cid(number), "name": "large", "meta": meta })).await;
+    }
+    let (mut seen, mut lengths) = (Vec::new(), Vec::new());
+    let mut before = String::new();
+    while seen.len() < 80 {
+        let page = server.get(&format!("/api/psa/pins?name=large&limit=1000{before}")).await.ok(200);
+        let results = page["results"].as_array().unwrap();
+        assert_eq!(page["count"], 80 - seen.len());
+        seen.extend(results.iter().map(|pin| pin["pin"]["cid"].as_str().unwrap().to_owned()));
+        lengths.push(results.len());
+        before = format!("&before={}", results.last().expect("a page has a pin")["created"].as_str().unwrap());
+    }
+    assert_eq!(seen, (0..80).rev().map(cid).collect::<Vec<_>>());
+    assert_eq!(lengths, [68, 12]);
+}
+
+#[tokio::test]
 async fn before_and_after_are_strict_and_understand_other_spellings_of_a_time() {
     let server = Server::start().await;
     let mut times = Vec::new();
@@ -169,6 +190,8 @@ async fn refuses_filters_it_does_not_understand() {
         "meta=map%5Ba:b%5D",
         "meta=%5B%5D",
         "statuses=pinned",
+        "name=a&name=b",
+        "limit=5&limit=7",
     ] {
         server.get(&format!("/api/psa/pins?{query}")).await.error(400, "BAD_REQUEST");
     }

@@ -58,6 +58,14 @@ async fn speaks_http_2_with_prior_knowledge() {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.unwrap();
     assert_eq!(head[3], 0x04, "the server's first frame is its SETTINGS");
+    let mut settings = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+    stream.read_exact(&mut settings).await.unwrap();
+    let setting = |id| {
+        let found = settings.chunks_exact(6).find(|setting| setting[..2] == [0, id]).expect("it is set");
+        u32::from_be_bytes(found[2..].try_into().unwrap())
+    };
+    assert_eq!(setting(3), 16, "SETTINGS_MAX_CONCURRENT_STREAMS");
+    assert_eq!(setting(4), 64 * 1024, "SETTINGS_INITIAL_WINDOW_SIZE");
 }
 
 #[tokio::test]

@@ -189,6 +189,29 @@ impl Change<'_> {
         Ok(true)
     }
 
+    /// Removes expired tokens among the first `tokens_max` of an account, which are those of its oldest logins; returns
+    /// how many.
+    pub fn remove_expired_tokens(&self, user: UserId, now_ms: i64, tokens_max: usize) -> Result<usize, RecordsError> {
+        let mut by_user = self.transaction().open_table(TOKENS_BY_USER)?;
+        let mut tokens = self.transaction().open_table(TOKENS)?;
+        let mut expired = Vec::new();
+        for entry in by_user.range((user.0, &[0; 16], &[0; 16])..=(user.0, &[0xff; 16], &[0xff; 16]))?.take(tokens_max)
+        {
+            let key = entry?.0;
+            let (_, family, id) = key.value();
+            let token: Option<TokenRecord> =
+                tokens.get(id)?.map(|value| decode("tokens", value.value())).transpose()?;
+            if token.is_none_or(|token| token.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms)) {
+                expired.push((*family, *id));
+            }
+        }
+        for (family, id) in &expired {
+            tokens.remove(id)?;
+            by_user.remove((user.0, family, id))?;
+        }
+        Ok(expired.len())
+    }
+
     /// Revokes every token that came from one login for which `revoke` says so; returns how many.
     pub fn revoke_family(
         &self,
