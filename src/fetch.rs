@@ -25,6 +25,15 @@ use crate::store::blocks::{BlockReader, BlockWriter, BlocksError, Ticket};
 /// CIDs that are looked up in the store at a time.
 const LOOKUP_CIDS_MAX: usize = 512;
 
+/// Bytes of nodes that one look-up reads; what is beyond waits for the next one.
+const LOOKUP_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Wants that are listed while nobody can be asked for them: about 200 bytes of memory each.
+const WANTS_AHEAD_MAX: usize = 4096;
+
+/// Events that are taken in a row before anything else gets its turn.
+const EVENTS_IN_A_ROW_MAX: usize = 1024;
+
 /// Blocks that are handed to the store at a time.
 const PUT_BLOCKS_MAX: usize = 64;
 
@@ -82,8 +91,10 @@ pub struct FetchProgress {
     pub bytes_per_second: u64,
     /// Peers that are asked for blocks.
     pub providers: usize,
-    /// When the last block came, or the fetch began.
-    pub last_block_at: Instant,
+    /// When the last block came, if one did.
+    pub last_block_at: Option<Instant>,
+    /// When the fetch began.
+    pub began_at: Instant,
 }
 
 impl FetchProgress {
@@ -95,7 +106,8 @@ impl FetchProgress {
             bytes_fetched: 0,
             bytes_per_second: 0,
             providers: 0,
-            last_block_at: now,
+            last_block_at: None,
+            began_at: now,
         }
     }
 }
@@ -195,6 +207,8 @@ enum Held {
     /// A block without links.
     Leaf(u32),
     Node(Bytes),
+    /// Not looked at, since the nodes before it are large.
+    Later,
 }
 
 type Lookup = JoinHandle<Result<Vec<(Cid, Held)>, BlocksError>>;
@@ -231,7 +245,7 @@ impl Run<'_> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             self.start_lookup();
-            let actions = self.session.poll(Instant::now());
+            let actions = self.session.poll(Instant::now(), self.asks_max());
             if !actions.is_empty() {
                 self.peers.act(actions).await?;
             }
@@ -241,16 +255,13 @@ impl Run<'_> {
             }
             tokio::select! {
                 event = self.peers.next() => {
-                    let mut next = event;
-                    loop {
-                        self.handle_event(next.ok_or(NodeGone)?)?;
+                    self.handle_event(event.ok_or(NodeGone)?)?;
+                    for _ in 1..EVENTS_IN_A_ROW_MAX {
                         if self.waiting_blocks.len() >= PUT_BLOCKS_MAX {
                             break;
                         }
-                        match self.peers.try_next() {
-                            Some(event) => next = Some(event),
-                            None => break,
-                        }
+                        let Some(event) = self.peers.try_next() else { break };
+                        self.handle_event(event)?;
                     }
                     self.put_waiting();
                 }
@@ -268,27 +279,38 @@ impl Run<'_> {
         }
     }
 
+    /// How many blocks more may be asked for: as many as fit in this fetch's share of memory, going by the size of the
+    /// blocks that came lately. One is always allowed when nothing is on its way.
+    fn asks_max(&self) -> usize {
+        let expected = self.session.block_bytes_expected();
+        let outstanding = self.session.outstanding() as u64;
+        let free = self.fetcher.share_bytes().saturating_sub(self.unstored_bytes + outstanding * expected);
+        let idle = outstanding == 0 && self.unstored_bytes == 0;
+        usize::try_from(free / expected).unwrap_or(usize::MAX).max(usize::from(idle))
+    }
+
     /// Looks up the next CIDs of the walk, as far as there is room to want what the store doesn't have.
     fn start_lookup(&mut self) {
         if self.lookup.is_some() {
             return;
         }
-        let average = self.session.block_bytes_average();
-        let in_flight = self.unstored_bytes + self.session.wanted() as u64 * average;
-        let free_bytes = self.fetcher.share_bytes().saturating_sub(in_flight);
-        let by_bytes = usize::try_from(free_bytes.div_ceil(average.max(1))).unwrap_or(usize::MAX);
-        let by_window = self.session.window().saturating_sub(self.session.wanted());
-        let room = by_bytes.min(by_window).min(LOOKUP_CIDS_MAX);
+        // While nobody can be asked, the walk goes on through what is held, so that the progress says what is held.
+        let window = if self.session.providers() == 0 { WANTS_AHEAD_MAX } else { self.session.window() };
+        let room = window.saturating_sub(self.session.wanted()).min(LOOKUP_CIDS_MAX);
         let cids: Vec<Cid> = std::iter::from_fn(|| self.walk.next()).take(room).collect();
         if !cids.is_empty() {
             let reader = self.fetcher.reader.clone();
-            self.lookup = Some(tokio::task::spawn_blocking(move || look_up(&reader, cids)));
+            self.lookup = Some(tokio::task::spawn_blocking(move || look_up(&reader, &cids)));
         }
     }
 
     fn handle_lookup(&mut self, found: Vec<(Cid, Held)>) -> Result<(), FetchError> {
+        for (cid, _) in found.iter().rev().filter(|(_, held)| matches!(held, Held::Later)) {
+            self.walk.give_back(cid);
+        }
         for (cid, held) in found {
             match held {
+                Held::Later => {}
                 Held::No => self.session.want(cid),
                 Held::Leaf(bytes) => {
                     self.walk.add_leaf(&cid, u64::from(bytes));
@@ -310,7 +332,7 @@ impl Run<'_> {
         match event {
             SessionEvent::PeerConnected { peer, source } => self.session.peer_connected(peer, source, now),
             SessionEvent::PeerGone(peer) => self.session.peer_gone(peer),
-            SessionEvent::Have { from, cid } => self.session.handle_have(from, &cid, now),
+            SessionEvent::Have { from, cid } => self.session.handle_have(from, &cid),
             SessionEvent::DontHave { from, cid } => self.session.handle_dont_have(from, &cid, now),
             SessionEvent::Block { from, block } => {
                 let bytes = block.data().len() as u64;
@@ -318,7 +340,7 @@ impl Run<'_> {
                     // Before its links are followed: see `Ticket`.
                     self.ticket.get_or_insert_with(|| self.fetcher.writer.ticket());
                     self.walk.add_block(block.cid(), block.data())?;
-                    self.progress.last_block_at = now;
+                    self.progress.last_block_at = Some(now);
                     self.quiet_since = now;
                     self.unstored_bytes += bytes;
                     self.waiting_blocks.push(block);
@@ -393,19 +415,31 @@ async fn answer(lookup: Option<&mut Lookup>) -> Result<Result<Vec<(Cid, Held)>, 
     }
 }
 
-fn look_up(reader: &BlockReader, cids: Vec<Cid>) -> Result<Vec<(Cid, Held)>, BlocksError> {
+fn look_up(reader: &BlockReader, cids: &[Cid]) -> Result<Vec<(Cid, Held)>, BlocksError> {
     let is_leaf = |cid: &Cid| matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
-    let sizes = reader.hold_many(&cids)?;
-    let nodes: Vec<Cid> =
-        cids.iter().zip(&sizes).filter(|(cid, size)| size.is_some() && !is_leaf(cid)).map(|(cid, _)| *cid).collect();
-    let mut data = reader.get_many(&nodes)?.into_iter();
-    let found = cids.into_iter().zip(sizes).map(|(cid, size)| {
+    let sizes = reader.hold_many(cids)?;
+    let (mut nodes, mut bytes) = (Vec::new(), 0);
+    for (cid, size) in cids.iter().zip(&sizes) {
+        if let Some(size) = size.filter(|_| !is_leaf(cid)) {
+            bytes += u64::from(size);
+            if bytes > LOOKUP_BYTES_MAX && !nodes.is_empty() {
+                break;
+            }
+            nodes.push(*cid);
+        }
+    }
+    let mut data = nodes.iter().zip(reader.get_many(&nodes)?);
+    let found = cids.iter().zip(sizes).map(|(cid, size)| {
         let held = match size {
             None => Held::No,
-            Some(size) if is_leaf(&cid) => Held::Leaf(size),
-            Some(_) => data.next().flatten().map_or(Held::No, Held::Node),
+            Some(size) if is_leaf(cid) => Held::Leaf(size),
+            Some(_) => match data.next() {
+                Some((_, Some(data))) => Held::Node(data),
+                Some((_, None)) => Held::No,
+                None => Held::Later,
+            },
         };
-        (cid, held)
+        (*cid, held)
     });
     Ok(found.collect())
 }

@@ -72,7 +72,7 @@ fn the_defaults_are_complete() {
     assert_eq!(config.auth.admin_file, Path::new(""));
     assert_eq!(config.auth.access_token_days, 365);
     assert_eq!(config.auth.refresh_token_days, 730);
-    assert_eq!(config.log.filter, "info");
+    assert_eq!(config.log.filter, "info,libp2p_swarm=warn");
     assert_eq!(config.log.format, Format::Text);
 }
 

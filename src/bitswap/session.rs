@@ -82,7 +82,7 @@ struct Want {
     /// Peers that don't have it.
     denied: Vec<PeerNumber>,
     /// Peers that were asked whether they have it.
-    searched: Vec<PeerNumber>,
+    searched: HashSet<PeerNumber>,
 }
 
 /// The session.
@@ -97,6 +97,8 @@ pub struct Session {
     denied_kept: usize,
     blocks: u64,
     bytes: u64,
+    /// The largest block lately: it fades by a sixteenth with each further block.
+    recent_bytes_max: u64,
     actions: Vec<Action>,
 }
 
@@ -117,6 +119,7 @@ impl Session {
             denied_kept: 0,
             blocks: 0,
             bytes: 0,
+            recent_bytes_max: 0,
             actions: Vec::new(),
         }
     }
@@ -134,8 +137,10 @@ impl Session {
             return;
         }
         for (cid, want) in &mut self.wants {
+            let denials = want.denied.len();
             want.denied.retain(|denied| *denied != peer);
-            want.searched.retain(|searched| *searched != peer);
+            self.denied_kept = self.denied_kept.saturating_sub(denials - want.denied.len());
+            want.searched.remove(&peer);
             if want.asked.is_some_and(|asked| asked.peer == peer) {
                 want.asked = None;
                 self.unassigned.push_back(*cid);
@@ -165,6 +170,7 @@ impl Session {
         self.denied_kept = self.denied_kept.saturating_sub(want.denied.len());
         self.blocks += 1;
         self.bytes += bytes;
+        self.recent_bytes_max = bytes.max(self.recent_bytes_max - self.recent_bytes_max / 16);
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.delivered += 1;
             peer.active_at = now;
@@ -177,9 +183,9 @@ impl Session {
     }
 
     /// A peer says that it has a block: it is asked for it, and for others.
-    pub fn handle_have(&mut self, from: PeerNumber, cid: &Cid, now: Instant) {
+    pub fn handle_have(&mut self, from: PeerNumber, cid: &Cid) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        peer.active_at = now;
+        // A promise isn't a delivery: `active_at` stays.
         peer.provider = true;
         if let Some(want) = self.wants.get_mut(cid) {
             want.denied.retain(|denied| *denied != from);
@@ -190,7 +196,6 @@ impl Session {
     /// A peer says that it doesn't have a block.
     pub fn handle_dont_have(&mut self, from: PeerNumber, cid: &Cid, now: Instant) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        peer.active_at = now;
         let Some(want) = self.wants.get_mut(cid) else { return };
         if !want.denied.contains(&from) {
             want.denied.push(from);
@@ -203,6 +208,7 @@ impl Session {
         if want.asked.is_some_and(|asked| asked.peer == from) {
             want.asked = None;
             peer.outstanding -= 1;
+            peer.active_at = now;
             self.unassigned.push_front(*cid);
         }
     }
@@ -210,6 +216,11 @@ impl Session {
     /// How many blocks are wanted and not here yet.
     pub fn wanted(&self) -> usize {
         self.wants.len()
+    }
+
+    /// How many blocks a peer is asked for right now.
+    pub fn outstanding(&self) -> usize {
+        self.peers.values().map(|peer| peer.outstanding).sum()
     }
 
     /// How many peers are asked for blocks.
@@ -222,10 +233,12 @@ impl Session {
         self.peers.len()
     }
 
-    /// What one block has on average, in bytes.
-    pub fn block_bytes_average(&self) -> u64 {
-        // The first blocks of a DAG are often large inner nodes: the guess counts like one block, then fades.
-        (self.bytes + BLOCK_BYTES_GUESS) / (self.blocks + 1)
+    /// What the next block may be expected to have, in bytes: the average, or more when a larger one came lately, so that a few
+    /// large blocks after many small ones don't come by the hundreds.
+    pub fn block_bytes_expected(&self) -> u64 {
+        // The guess counts like one block, then fades.
+        let average = (self.bytes + BLOCK_BYTES_GUESS) / (self.blocks + 1);
+        average.max(self.recent_bytes_max).max(1)
     }
 
     /// How many blocks are worth wanting at once from all providers together.
@@ -234,7 +247,7 @@ impl Session {
     }
 
     fn window_of_one(&self) -> usize {
-        let wants = WINDOW_BYTES_MAX / self.block_bytes_average().max(1);
+        let wants = WINDOW_BYTES_MAX / self.block_bytes_expected();
         let wants = wants.clamp(*WINDOW_WANTS.start(), *WINDOW_WANTS.end());
         usize::try_from(wants).unwrap_or(WANTS_PER_PEER_MAX).min(WANTS_PER_PEER_MAX)
     }
@@ -245,8 +258,9 @@ impl Session {
     }
 
     /// Gives each want without a peer to one, and moves those whose answer doesn't come. Returns what to tell the peers.
-    pub fn poll(&mut self, now: Instant) -> Vec<Action> {
-        self.assign(now);
+    /// At most `asks_max` blocks are asked for.
+    pub fn poll(&mut self, now: Instant, asks_max: usize) -> Vec<Action> {
+        self.assign(now, asks_max);
         self.search();
         std::mem::take(&mut self.actions)
     }
@@ -257,12 +271,16 @@ impl Session {
         let mut overdue = Vec::new();
         for (cid, want) in &mut self.wants {
             let Some(asked) = want.asked else { continue };
-            let Some(peer) = peers.get_mut(&asked.peer) else { continue };
+            let Some(peer) = peers.get(&asked.peer) else { continue };
             let silent = now.saturating_duration_since(peer.active_at.max(asked.at)) >= SILENCE_MAX;
             let passed_over = now.saturating_duration_since(asked.at) >= ANSWER_MAX
                 && peer.delivered.saturating_sub(asked.delivered) > 2 * asked.ahead as u64 + 64;
-            if silent || passed_over {
-                peer.outstanding -= 1;
+            let waited = now.saturating_duration_since(asked.at) >= ANSWER_MAX;
+            let free_provider = waited
+                && peers.iter().any(|(other, state)| {
+                    *other != asked.peer && state.provider && state.outstanding == 0 && !want.denied.contains(other)
+                });
+            if silent || passed_over || free_provider {
                 want.asked = None;
                 // Not a denial: the peer is asked again when there is no other.
                 let others = peers
@@ -270,6 +288,9 @@ impl Session {
                     .any(|(other, state)| *other != asked.peer && state.provider && !want.denied.contains(other));
                 if others {
                     self.actions.push(Action::Withdraw { peer: asked.peer, cid: *cid });
+                }
+                if let Some(peer) = peers.get_mut(&asked.peer) {
+                    peer.outstanding -= 1;
                 }
                 overdue.push((*cid, asked.peer));
             }
@@ -283,14 +304,19 @@ impl Session {
         }
     }
 
-    fn assign(&mut self, now: Instant) {
+    fn assign(&mut self, now: Instant, asks_max: usize) {
+        let mut asks = 0;
         for _ in 0..self.unassigned.len() {
+            if asks == asks_max {
+                break;
+            }
             let Some(cid) = self.unassigned.pop_front() else { break };
             if !self.wants.contains_key(&cid) {
                 continue;
             }
             if let Some(peer) = self.best_provider(&cid, None) {
                 self.ask(peer, cid, now);
+                asks += 1;
                 continue;
             }
             if self.has_candidate(&cid) {
@@ -339,13 +365,21 @@ impl Session {
 
     /// Asks everyone whether they have what no provider has.
     fn search(&mut self) {
-        for cid in self.searching.iter().take(SEARCHED_WANTS_MAX) {
-            let Some(want) = self.wants.get_mut(cid) else { continue };
-            for (number, peer) in &self.peers {
-                if !peer.provider && !want.searched.contains(number) {
-                    want.searched.push(*number);
+        let strangers: Vec<PeerNumber> =
+            self.peers.iter().filter(|(_, peer)| !peer.provider).map(|(number, _)| *number).collect();
+        let mut searched = 0;
+        for cid in &self.searching {
+            let Some(want) = self.wants.get_mut(cid).filter(|want| want.searched.len() < strangers.len()) else {
+                continue;
+            };
+            for number in &strangers {
+                if want.searched.insert(*number) {
                     self.actions.push(Action::Ask { peer: *number, cid: *cid, kind: WantKind::Have });
                 }
+            }
+            searched += 1;
+            if searched == SEARCHED_WANTS_MAX {
+                break;
             }
         }
     }
@@ -378,12 +412,12 @@ mod tests {
     fn an_origin_is_asked_for_the_block_and_a_stranger_only_whether_it_has_it() {
         let (mut session, now) = (Session::new(), Instant::now());
         session.want(cid(1));
-        assert!(session.poll(now).is_empty());
+        assert!(session.poll(now, usize::MAX).is_empty());
         session.peer_connected(OTHER, false, now);
-        assert_eq!(asks(&session.poll(now), OTHER, WantKind::Have), [cid(1)]);
-        assert!(session.poll(now).is_empty(), "a stranger is asked once");
+        assert_eq!(asks(&session.poll(now, usize::MAX), OTHER, WantKind::Have), [cid(1)]);
+        assert!(session.poll(now, usize::MAX).is_empty(), "a stranger is asked once");
         session.peer_connected(ORIGIN, true, now);
-        assert_eq!(asks(&session.poll(now), ORIGIN, WantKind::Block), [cid(1)]);
+        assert_eq!(asks(&session.poll(now, usize::MAX), ORIGIN, WantKind::Block), [cid(1)]);
     }
 
     #[test]
@@ -391,12 +425,12 @@ mod tests {
         let (mut session, now) = (Session::new(), Instant::now());
         session.peer_connected(OTHER, false, now);
         session.want(cid(1));
-        session.poll(now);
-        session.handle_have(OTHER, &cid(1), now);
-        assert_eq!(asks(&session.poll(now), OTHER, WantKind::Block), [cid(1)]);
+        session.poll(now, usize::MAX);
+        session.handle_have(OTHER, &cid(1));
+        assert_eq!(asks(&session.poll(now, usize::MAX), OTHER, WantKind::Block), [cid(1)]);
         assert!(session.handle_block(OTHER, &cid(1), 10, now));
         session.want(cid(2));
-        assert_eq!(asks(&session.poll(now), OTHER, WantKind::Block), [cid(2)]);
+        assert_eq!(asks(&session.poll(now, usize::MAX), OTHER, WantKind::Block), [cid(2)]);
     }
 
     #[test]
@@ -405,13 +439,13 @@ mod tests {
         session.peer_connected(ORIGIN, true, now);
         session.peer_connected(OTHER, true, now);
         session.want(cid(1));
-        let actions = session.poll(now);
+        let actions = session.poll(now, usize::MAX);
         let first = if asks(&actions, ORIGIN, WantKind::Block).is_empty() { OTHER } else { ORIGIN };
         let second = if first == ORIGIN { OTHER } else { ORIGIN };
         session.handle_dont_have(first, &cid(1), now);
-        assert_eq!(asks(&session.poll(now), second, WantKind::Block), [cid(1)]);
+        assert_eq!(asks(&session.poll(now, usize::MAX), second, WantKind::Block), [cid(1)]);
         session.handle_dont_have(second, &cid(1), now);
-        assert!(session.poll(now).is_empty());
+        assert!(session.poll(now, usize::MAX).is_empty());
         // It was never taken back, so a block that comes after all is taken.
         assert!(session.handle_block(first, &cid(1), 10, now));
         assert_eq!(session.wanted(), 0);
@@ -422,14 +456,14 @@ mod tests {
         let (mut session, now) = (Session::new(), Instant::now());
         session.peer_connected(ORIGIN, true, now);
         session.want(cid(1));
-        session.poll(now);
+        session.poll(now, usize::MAX);
         let later = now + SILENCE_MAX;
         session.handle_timeout(later);
-        assert_eq!(asks(&session.poll(later), ORIGIN, WantKind::Block), [cid(1)]);
+        assert_eq!(asks(&session.poll(later, usize::MAX), ORIGIN, WantKind::Block), [cid(1)]);
         session.peer_connected(OTHER, true, later);
         let latest = later + SILENCE_MAX;
         session.handle_timeout(latest);
-        let actions = session.poll(latest);
+        let actions = session.poll(latest, usize::MAX);
         assert_eq!(asks(&actions, OTHER, WantKind::Block), [cid(1)]);
         assert!(actions.contains(&Action::Withdraw { peer: ORIGIN, cid: cid(1) }));
     }
@@ -441,11 +475,11 @@ mod tests {
         for number in 0..10 {
             session.want(cid(number));
         }
-        assert_eq!(session.poll(now).len(), 10);
+        assert_eq!(session.poll(now, usize::MAX).len(), 10);
         session.peer_gone(ORIGIN);
-        assert!(session.poll(now).is_empty());
+        assert!(session.poll(now, usize::MAX).is_empty());
         session.peer_connected(PeerNumber(3), true, now);
-        assert_eq!(session.poll(now).len(), 10);
+        assert_eq!(session.poll(now, usize::MAX).len(), 10);
     }
 
     #[test]
@@ -455,12 +489,12 @@ mod tests {
         for number in 0..2000 {
             session.want(cid(number));
         }
-        let first = session.poll(now).len() as u64;
+        let first = session.poll(now, usize::MAX).len() as u64;
         assert_eq!(first, WINDOW_BYTES_MAX / BLOCK_BYTES_GUESS);
         for number in 0..64 {
             session.handle_block(ORIGIN, &cid(number), 1024, now);
         }
-        let actions = session.poll(now).len();
+        let actions = session.poll(now, usize::MAX).len();
         assert!(actions > 800, "small blocks open the window: {actions}");
     }
 
@@ -476,7 +510,7 @@ mod tests {
                 session.want(cid(next));
                 next += 1;
             }
-            for action in session.poll(now) {
+            for action in session.poll(now, usize::MAX) {
                 let Action::Ask { peer, cid, .. } = action else { continue };
                 total.entry(peer).or_insert_with(VecDeque::new).push_back(cid);
             }

@@ -9,7 +9,7 @@ use cid::Cid;
 use cid::multihash::Multihash;
 
 use super::PeerNumber;
-use super::wire::{Outgoing, WantEntry, WantKind};
+use super::wire::{Outgoing, Presence, WantEntry, WantKind};
 use crate::model::Block;
 use crate::model::limits::WANTS_PER_PEER_MAX;
 
@@ -29,6 +29,8 @@ struct PeerWant {
     sent: Option<WantKind>,
     /// Is in `PeerWants::changed`.
     queued: bool,
+    /// What the peer said since it was last asked: saying it again is no news.
+    presence: Option<Presence>,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +91,7 @@ impl Wants {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 list.cancels.retain(|cancelled| *cancelled != cid);
-                entry.insert(PeerWant { kind, sessions: Vec::new(), sent: None, queued: false })
+                entry.insert(PeerWant { kind, sessions: Vec::new(), sent: None, queued: false, presence: None })
             }
         };
         if kind == WantKind::Block {
@@ -98,6 +100,7 @@ impl Wants {
         if !want.sessions.contains(&session) {
             want.sessions.push(session);
         }
+        want.presence = None;
         if !want.queued {
             want.queued = true;
             list.changed.push_back(cid);
@@ -150,9 +153,14 @@ impl Wants {
     }
 
     /// A peer says whether it has something. Returns the sessions that asked it.
-    pub fn handle_presence(&mut self, from: PeerNumber, cid: &Cid) -> Vec<SessionId> {
-        let want = self.peers.get(&from).and_then(|list| list.wants.get(cid));
-        want.filter(|want| want.sent.is_some()).map(|want| want.sessions.clone()).unwrap_or_default()
+    pub fn handle_presence(&mut self, from: PeerNumber, cid: &Cid, presence: Presence) -> Vec<SessionId> {
+        match self.peers.get_mut(&from).and_then(|list| list.wants.get_mut(cid)) {
+            Some(want) if want.sent.is_some() && want.presence != Some(presence) => {
+                want.presence = Some(presence);
+                want.sessions.clone()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Whether anything is wanted of the peer.
@@ -398,7 +406,9 @@ mod tests {
         let mut wants = connected();
         wants.ask(SESSION, PEER, *block(1).cid(), WantKind::Have);
         messages(&mut wants);
-        assert_eq!(wants.handle_presence(PEER, block(1).cid()), [SESSION]);
-        assert!(wants.handle_presence(OTHER, block(1).cid()).is_empty());
+        assert_eq!(wants.handle_presence(PEER, block(1).cid(), Presence::DontHave), [SESSION]);
+        assert!(wants.handle_presence(PEER, block(1).cid(), Presence::DontHave).is_empty(), "no news");
+        assert_eq!(wants.handle_presence(PEER, block(1).cid(), Presence::Have), [SESSION]);
+        assert!(wants.handle_presence(OTHER, block(1).cid(), Presence::Have).is_empty());
     }
 }

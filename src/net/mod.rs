@@ -10,6 +10,7 @@ pub mod profile;
 mod behaviour;
 mod handle;
 mod handler;
+mod listening;
 mod node;
 mod security;
 mod serve;

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicU64};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use super::handler::Lane;
 use super::profile::{self, Profile};
 use super::serve;
 use super::session::SessionEvent;
-use super::{Options, transport};
+use super::{Options, listening, transport};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::serve::{ReadJob, ReadResult, Server};
 use crate::bitswap::session::Action;
@@ -61,7 +62,9 @@ pub enum NodeError {
     #[error("the network interfaces can't be listed: {0}")]
     Interfaces(#[source] io::Error),
     /// A listen address is taken or not of this machine.
-    #[error("can't listen for peers on {address}: {reason}")]
+    #[error(
+        "can't listen for peers on {address}: {reason}; choose another with --listen MULTIADDR or the key network.listen"
+    )]
     Listen {
         /// The address.
         address: Multiaddr,
@@ -94,7 +97,7 @@ impl Node {
         for address in &options.external {
             swarm.add_external_address(address.clone());
         }
-        listen(&mut swarm, &options.listen).await?;
+        let early = listen(&mut swarm, &options.listen).await?;
         let (commands, command_receiver) = mpsc::channel(NODE_COMMANDS_QUEUED_MAX);
         let (events, event_receiver) = mpsc::channel(NODE_EVENTS_QUEUED_MAX);
         let shared = Arc::new(Shared {
@@ -105,7 +108,7 @@ impl Node {
             next_session: AtomicU64::new(WATCH_SESSION.0 + 1),
         });
         let (read_sender, read_results) = mpsc::unbounded_channel();
-        let event_loop = EventLoop {
+        let mut event_loop = EventLoop {
             swarm,
             shared: Arc::clone(&shared),
             events,
@@ -121,6 +124,9 @@ impl Node {
             read_sender,
             idle: HashSet::new(),
         };
+        for event in early {
+            event_loop.handle_bitswap(event);
+        }
         let task = tokio::spawn(event_loop.run(command_receiver, read_results));
         Ok(Self { handle: NodeHandle { commands, shared }, events: event_receiver, task })
     }
@@ -150,10 +156,15 @@ fn build_swarm(keypair: &Keypair, options: &Options, profile: &Profile) -> Resul
 }
 
 /// Listens on all addresses and waits until each is bound. An address family that the machine lacks is skipped with a
-/// warning, as long as another listener works.
-async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<(), NodeError> {
+/// warning, as long as another listener works. Returns what peers that were quicker did meanwhile.
+async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<Vec<behaviour::Event>, NodeError> {
     let mut waiting: HashMap<ListenerId, Multiaddr> = HashMap::new();
+    let mut early = Vec::new();
     for address in addresses {
+        if let Err(error) = listening::probe(address) {
+            skip_or_fail(address, &error)?;
+            continue;
+        }
         match swarm.listen_on(address.clone()) {
             Ok(id) => {
                 waiting.insert(id, address.clone());
@@ -172,13 +183,14 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result
                     skip_or_fail(&address, &error)?;
                 }
             }
+            SwarmEvent::Behaviour(BehaviourEvent::Bitswap(event)) => early.push(event),
             _ => {}
         }
     }
     if swarm.listeners().next().is_none() {
         return Err(NodeError::NoListener);
     }
-    Ok(())
+    Ok(early)
 }
 
 fn skip_or_fail(address: &Multiaddr, error: &(dyn std::error::Error + 'static)) -> Result<(), NodeError> {
@@ -271,7 +283,12 @@ impl EventLoop {
         while let Some(job) = self.server.poll_job() {
             let (reader, results) = (self.reader.clone(), self.read_sender.clone());
             tokio::task::spawn_blocking(move || {
-                let result = serve::read(&reader, &job);
+                let read = std::panic::catch_unwind(AssertUnwindSafe(|| serve::read(&reader, &job)));
+                // A job that is never answered would keep its place for ever.
+                let result = read.unwrap_or_else(|_| ReadResult {
+                    missing: job.wants.iter().map(|(cid, _)| *cid).collect(),
+                    ..ReadResult::default()
+                });
                 let _ = results.send((job, result));
             });
         }
@@ -371,9 +388,6 @@ impl EventLoop {
     }
 
     fn watch(&mut self, root: Cid) {
-        if self.watched.len() >= WATCHED_ROOTS_MAX && !self.watched.contains_key(&root) {
-            return;
-        }
         *self.watched.entry(root).or_default() += 1;
     }
 
@@ -450,7 +464,7 @@ impl EventLoop {
             let source = state.sources.contains(&peer);
             let _ = state.events.send(SessionEvent::PeerConnected { peer: number, source });
         }
-        for root in self.watched.keys() {
+        for root in self.watched.keys().take(WATCHED_ROOTS_MAX) {
             self.wants.ask(WATCH_SESSION, number, *root, WantKind::Have);
         }
         let _ = self.events.try_send(NodeEvent::PeerConnected(peer));
@@ -472,7 +486,7 @@ impl EventLoop {
             self.server.handle_wants(from, message.wants, message.full);
         }
         for (cid, presence) in message.presences {
-            for session in self.wants.handle_presence(from, &cid) {
+            for session in self.wants.handle_presence(from, &cid, presence) {
                 if session == WATCH_SESSION {
                     // Either way that question is answered; keeping it would cost memory for each idle peer.
                     self.wants.withdraw(WATCH_SESSION, from, &cid);

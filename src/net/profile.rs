@@ -205,9 +205,14 @@ fn distinct<'a>(addresses: impl Iterator<Item = &'a Multiaddr>, own_peer: PeerId
     found
 }
 
-/// Those that reach furthest first; otherwise in the order given.
+/// Those that reach furthest first; otherwise in the order of their text, which is the same at each start.
 fn by_reach(mut addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
-    addresses.sort_by_key(|address| match address::parts(address).map(|parts| parts.host) {
+    addresses.sort_by_cached_key(|address| (reach_rank(address), address.to_string()));
+    addresses
+}
+
+fn reach_rank(address: &Multiaddr) -> u8 {
+    match address::parts(address).map(|parts| parts.host) {
         Ok(Host::Name(_)) => 0,
         Ok(Host::Ip(ip)) => match address::reach(ip) {
             Reach::Global => 0,
@@ -217,8 +222,7 @@ fn by_reach(mut addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
             Reach::Unspecified | Reach::Multicast => 4,
         },
         Err(_) => 4,
-    });
-    addresses
+    }
 }
 
 fn with_peer(mut addresses: Vec<Multiaddr>, own_peer: PeerId) -> Vec<Multiaddr> {

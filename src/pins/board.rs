@@ -36,8 +36,10 @@ pub struct Progress {
     pub bytes_per_second: u64,
     /// Peers that are asked for blocks.
     pub peers: usize,
-    /// When the last block came, or the fetch began.
-    pub last_block_at: Instant,
+    /// When the last block came, if one did.
+    pub last_block_at: Option<Instant>,
+    /// When this try began.
+    pub began_at: Instant,
 }
 
 /// What an unfinished pin is doing.
@@ -101,14 +103,18 @@ fn queued_sentence(ahead: Option<usize>, next_try_at: Option<Instant>, last_try:
 }
 
 fn fetching_sentence(progress: &Progress, now: Instant) -> String {
-    let silent = now.saturating_duration_since(progress.last_block_at).as_secs();
+    let seconds = |at: Instant| now.saturating_duration_since(at).as_secs();
+    let last_block = match progress.last_block_at {
+        Some(at) => format!("last block {} s ago", seconds(at)),
+        None => format!("no block has come yet in this try, which began {} s ago", seconds(progress.began_at)),
+    };
     let peers = match progress.peers {
         0 => "no peer that has the content is connected yet".to_owned(),
         1 => "1 peer".to_owned(),
         peers => format!("{peers} peers"),
     };
     format!(
-        "fetched {} of {} known blocks, {}; {}/s; {peers}; last block {silent} s ago",
+        "fetched {} of {} known blocks, {}; {}/s; {peers}; {last_block}",
         progress.blocks_fetched,
         progress.blocks_known,
         bytesize::ByteSize(progress.bytes_fetched),

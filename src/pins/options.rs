@@ -21,7 +21,7 @@ pub struct Options {
     /// The longest wait between two tries.
     #[serde(with = "friendly")]
     pub retry_max: Duration,
-    /// A pin that isn't whole after this long fails.
+    /// A pin fails when nobody who has what it lacks was found for this long.
     #[serde(with = "friendly")]
     pub give_up_after: Duration,
     /// Distinct blocks of one DAG.

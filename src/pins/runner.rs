@@ -40,6 +40,8 @@ struct Active {
     record: Arc<PinRecord>,
     progress: watch::Receiver<FetchProgress>,
     abort: AbortHandle,
+    /// One of its origins connected, or a peer offered its root, since it was started.
+    news: bool,
 }
 
 type Outcome = (PinId, Result<LocalDag, FetchError>);
@@ -55,6 +57,8 @@ pub struct Runner {
     origins: Origins,
     active: HashMap<PinId, Active>,
     tasks: JoinSet<Outcome>,
+    /// Since when each pin that was tried has found nobody who has what it lacks.
+    hopeless_since: HashMap<PinId, Instant>,
     /// Roots of waiting pins, which newly connected peers are asked for.
     watched: HashMap<PinId, Cid>,
 }
@@ -89,6 +93,7 @@ impl Runner {
             origins,
             active: HashMap::new(),
             tasks: JoinSet::new(),
+            hopeless_since: HashMap::new(),
             watched: HashMap::new(),
         }
     }
@@ -160,6 +165,7 @@ impl Runner {
             active.abort.abort();
         }
         self.schedule.remove(pin);
+        self.hopeless_since.remove(&pin);
         for peer in self.origins.remove(pin) {
             let _ = self.node.unprotect(peer).await;
         }
@@ -189,6 +195,7 @@ impl Runner {
     async fn start(&mut self, record: Arc<PinRecord>) {
         let pin = record.id;
         self.unwatch(pin).await;
+        self.hopeless_since.entry(pin).or_insert_with(Instant::now);
         self.origins.hurry(pin, Instant::now());
         self.dial_due().await;
         let (sender, progress) = watch::channel(FetchProgress::new(Instant::now()));
@@ -196,7 +203,7 @@ impl Runner {
         let (fetcher, root, sources) = (self.fetcher.clone(), record.root, self.origins.of(pin).to_vec());
         let abort = self.tasks.spawn(async move { (pin, fetcher.fetch(root, sources, limits, &sender).await) });
         self.board.set(pin, Live::Fetching(shown(&progress.borrow())));
-        self.active.insert(pin, Active { record, progress, abort });
+        self.active.insert(pin, Active { record, progress, abort, news: false });
     }
 
     async fn handle_outcome(&mut self, outcome: Result<Outcome, JoinError>) {
@@ -228,7 +235,8 @@ impl Runner {
                 self.finish(pin, PinState::Failed(failure), progress).await;
             }
             Err(FetchError::Stalled { had_provider }) => {
-                self.handle_stall(&active.record, had_provider, progress).await;
+                let news = active.news && !had_provider;
+                self.handle_stall(&active.record, had_provider, news, progress).await;
             }
             Err(FetchError::Store(error)) => {
                 tracing::error!(%pin, %error, "a pin can't be stored");
@@ -259,19 +267,26 @@ impl Runner {
         }
     }
 
-    async fn handle_stall(&mut self, record: &PinRecord, had_provider: bool, progress: Progress) {
+    async fn handle_stall(&mut self, record: &PinRecord, had_provider: bool, news: bool, progress: Progress) {
         let pin = record.id;
         let sentence = stall_sentence(record, had_provider, &progress);
-        let since_ms = record.retried_ms.unwrap_or(record.created_ms);
-        let age_ms = jiff::Timestamp::now().as_millisecond().saturating_sub(since_ms);
-        let give_up_ms = i64::try_from(self.options.give_up_after.as_millis()).unwrap_or(i64::MAX);
-        if age_ms >= give_up_ms {
+        // A block that came is hope: only a pin that nobody could help for so long is given up.
+        let since = self.hopeless_since.entry(pin).or_insert(progress.began_at);
+        if let Some(last_block_at) = progress.last_block_at {
+            *since = last_block_at;
+        }
+        if since.elapsed() >= self.options.give_up_after {
             let code = if had_provider { FailureCode::Stalled } else { FailureCode::NoProvider };
             self.finish(pin, PinState::Failed(Failure { code, sentence }), progress).await;
             return;
         }
         tracing::debug!(%pin, sentence, "a pin stalled");
         self.wait(pin, sentence, Some(progress));
+        if news {
+            // It came too late for this try, and just in time for the next.
+            self.wake(pin);
+            return;
+        }
         self.watched.insert(pin, record.root);
         let _ = self.node.watch(record.root).await;
     }
@@ -299,6 +314,9 @@ impl Runner {
     }
 
     fn wake(&mut self, pin: PinId) {
+        if let Some(active) = self.active.get_mut(&pin) {
+            active.news = true;
+        }
         if self.schedule.wake(pin) {
             self.board.clear(&pin);
         }
@@ -329,6 +347,7 @@ fn shown(progress: &FetchProgress) -> Progress {
         bytes_per_second: progress.bytes_per_second,
         peers: progress.providers,
         last_block_at: progress.last_block_at,
+        began_at: progress.began_at,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Everything that is on disk: blocks, records, and the directory that holds both.
 
 pub mod blocks;
+mod database;
 pub mod datadir;
+pub mod gc;
 pub mod options;
 pub mod records;
 

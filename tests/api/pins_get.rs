@@ -21,7 +21,8 @@ async fn shows_each_status_with_its_info() {
         bytes_fetched: 300,
         bytes_per_second: 10,
         peers: 1,
-        last_block_at: Instant::now(),
+        last_block_at: Some(Instant::now()),
+        began_at: Instant::now(),
     };
     server.board.set(id(&pin), Live::Fetching(progress.clone()));
     let pinning = get().await;

@@ -26,7 +26,8 @@ async fn one_of_each(server: &Server) {
         bytes_fetched: 0,
         bytes_per_second: 0,
         peers: 0,
-        last_block_at: Instant::now(),
+        last_block_at: Some(Instant::now()),
+        began_at: Instant::now(),
     };
     server.board.set(ids[1], Live::Fetching(progress));
     server.records.finish(ids[2], PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();

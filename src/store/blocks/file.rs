@@ -11,6 +11,7 @@ use redb::{
 
 use super::guard::Guard;
 use super::{BlocksError, SCHEMA_VERSION};
+use crate::store::database;
 
 /// Packed bytes of blocks, by segment number.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
@@ -63,7 +64,7 @@ impl fmt::Debug for BlockFile {
 impl BlockFile {
     pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Self, BlocksError> {
         let file_path = path.to_owned();
-        let opener = move || Database::builder().set_cache_size(cache_bytes).create(&file_path);
+        let opener = move || database::open(&file_path, cache_bytes);
         Self::open_with(path.display().to_string(), Box::new(opener))
     }
 

@@ -11,9 +11,10 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::database::{self, Slot};
 pub use accounts::{NewUser, Rotation, Scopes, TokenId, TokenKind, TokenRecord, UserRecord};
 pub use pins::{AddRefusal, NewPin, PinCounts, PinSet, RetryRefusal};
 use tables::{META, SCHEMA_KEY, decode, encode};
@@ -53,6 +54,9 @@ pub enum RecordsError {
     /// A transaction failed.
     #[error("records: {0}")]
     Storage(#[source] Arc<redb::Error>),
+    /// The file failed and can't be opened again.
+    #[error("the records are out of service: their file failed and can't be opened again: {0}")]
+    OutOfService(Arc<redb::Error>),
     /// A record can't be turned into bytes or back.
     #[error("records: an entry of \"{table}\" is unreadable: {reason}")]
     Codec {
@@ -84,7 +88,7 @@ from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::C
 /// The records. Reads are synchronous and quick; writes wait for their commit.
 #[derive(Debug)]
 pub struct Records {
-    database: Arc<Database>,
+    file: Arc<Slot>,
     writer: Writer,
 }
 
@@ -92,14 +96,21 @@ impl Records {
     /// Opens or makes the file at `path` with `cache_bytes` of memory for its pages.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, RecordsError> {
         let shown = path.display().to_string();
-        let database = Builder::new()
-            .set_cache_size(cache_bytes)
-            .create(path)
-            .map_err(|error| RecordsError::Open { path: shown.clone(), source: Arc::new(error.into()) })?;
-        tables::prepare(&database, &shown)?;
-        let database = Arc::new(database);
-        let writer = Writer::start(Arc::clone(&database))?;
-        Ok(Self { database, writer })
+        let file_path = path.to_owned();
+        Self::open_with(&shown, Box::new(move || database::open(&file_path, cache_bytes)))
+    }
+
+    /// Opens whatever `opener` gives; `name` is for messages.
+    fn open_with(
+        name: &str,
+        opener: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+    ) -> Result<Self, RecordsError> {
+        let file = Slot::open(name.to_owned(), opener)
+            .map_err(|error| RecordsError::Open { path: name.to_owned(), source: Arc::new(error.into()) })?;
+        file.with(|database| tables::prepare(database, name)).map_err(RecordsError::OutOfService)??;
+        let file = Arc::new(file);
+        let writer = Writer::start(Arc::clone(&file))?;
+        Ok(Self { file, writer })
     }
 
     /// Runs `operation` in a write transaction that it may share with others, and answers after the commit.
@@ -128,7 +139,7 @@ impl Records {
 
     /// A snapshot to read from.
     fn read(&self) -> Result<ReadTransaction, RecordsError> {
-        Ok(self.database.begin_read()?)
+        Ok(self.file.with(ReadableDatabase::begin_read).map_err(RecordsError::OutOfService)??)
     }
 }
 

@@ -99,6 +99,21 @@ impl Records {
         Ok(records)
     }
 
+    /// The roots that at most `max` pins keep, in the order of their ids, from the one after `after` on: a pin's own, and
+    /// those that it replaced.
+    pub fn roots(&self, after: Option<PinId>, max: usize) -> Result<Vec<(PinId, Vec<Cid>)>, RecordsError> {
+        let pins = self.read()?.open_table(PINS)?;
+        let start = after.map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(*id.as_bytes()));
+        let mut roots = Vec::new();
+        for entry in pins.range::<&[u8; 16]>((start.as_ref(), std::ops::Bound::Unbounded))?.take(max) {
+            let record: PinRecord = decode("pins", entry?.1.value())?;
+            let mut kept = record.retained_roots;
+            kept.push(record.root);
+            roots.push((record.id, kept));
+        }
+        Ok(roots)
+    }
+
     /// Shows every pin of an account, newest first, that was made strictly between two times (milliseconds since the
     /// Unix epoch), from one snapshot. It reads the disk for as long as there are pins: not for the event loop.
     pub fn scan_pins(
@@ -185,9 +200,9 @@ impl Records {
         self.write(move |change| change.remove_pin(user, id)).await
     }
 
-    /// Queues a failed pin again, whoever owns it, and gives it as much time as a new one.
+    /// Queues a failed pin again, whoever owns it.
     pub async fn retry_pin(&self, id: PinId) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
-        self.write(move |change| change.retry_pin(id, Timestamp::now().as_millisecond())).await
+        self.write(move |change| change.retry_pin(id)).await
     }
 
     /// Stores how a pin ended; false when it is gone meanwhile. A pinned one no longer keeps what it replaced.
@@ -234,7 +249,6 @@ impl Change<'_> {
             origins_skipped,
             meta,
             created_ms,
-            retried_ms: None,
             state: PinState::Queued,
             retained_roots,
         };
@@ -255,14 +269,13 @@ impl Change<'_> {
         }
     }
 
-    /// Queues a failed pin again at `now_ms`.
-    pub fn retry_pin(&self, id: PinId, now_ms: i64) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
+    /// Queues a failed pin again.
+    pub fn retry_pin(&self, id: PinId) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
         let Some(mut record) = self.pin(id)? else { return Ok(Err(RetryRefusal::NotFound)) };
         if !matches!(record.state, PinState::Failed(_)) {
             return Ok(Err(RetryRefusal::NotFailed(record.state)));
         }
         record.state = PinState::Queued;
-        record.retried_ms = Some(now_ms);
         self.put_pin(&record)?;
         Ok(Ok(record))
     }

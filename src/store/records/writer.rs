@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::RecordsError;
 use crate::model::limits::RECORD_WRITES_QUEUED_MAX;
+use crate::store::database::Slot;
 
 /// A write transaction as the operations of this module see it.
 pub struct Change<'transaction>(&'transaction WriteTransaction);
@@ -72,11 +73,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(database: Arc<Database>) -> Result<Self, RecordsError> {
+    pub(super) fn start(file: Arc<Slot>) -> Result<Self, RecordsError> {
         let (sender, receiver) = mpsc::channel(RECORD_WRITES_QUEUED_MAX);
         let thread = std::thread::Builder::new()
             .name("records-writer".into())
-            .spawn(move || work(&database, receiver))
+            .spawn(move || work(&file, receiver))
             .map_err(|error| RecordsError::Thread(Arc::new(error)))?;
         Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
@@ -118,7 +119,7 @@ impl fmt::Debug for Writer {
     }
 }
 
-fn work(database: &Database, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < RECORD_WRITES_QUEUED_MAX
@@ -126,9 +127,19 @@ fn work(database: &Database, mut queue: mpsc::Receiver<Box<dyn Job>>) {
         {
             batch.push(job);
         }
-        let outcome = commit(database, &mut batch);
+        if file.is_out_of_service() {
+            file.reopen();
+        }
+        let outcome = match file.with(|database| commit(database, &mut batch)) {
+            Ok(outcome) => outcome,
+            Err(error) => Err(RecordsError::OutOfService(error)),
+        };
         if let Err(error) = &outcome {
             tracing::error!(%error, operations = batch.len(), "a commit of the records failed");
+            if matches!(error, RecordsError::Storage(_)) {
+                // The next commit finds a file that works, if there is one to be had.
+                file.reopen();
+            }
         }
         for job in batch {
             job.answer(outcome.clone());

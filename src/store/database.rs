@@ -1,0 +1,165 @@
+//! A redb file that is made whole or not at all, is its owner's alone, and is opened again after a failure.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, DatabaseError, StorageError};
+
+/// How long opening again waits for readers of the failed file to finish.
+const REOPEN_MAX: Duration = Duration::from_secs(1);
+
+/// How long it rests between two tries.
+const REOPEN_PAUSE: Duration = Duration::from_millis(10);
+
+/// Opens the file, or makes it. A file that is being made has another name until it is whole, so that a process killed
+/// meanwhile leaves nothing that can't be opened. Whatever mode the directory has, only the owner may read the file.
+pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    if !path.try_exists().map_err(storage)? {
+        make(path).map_err(|error| match error {
+            MakeError::Io(error) => storage(error),
+            MakeError::Database(error) => error,
+        })?;
+    }
+    set_private(path).map_err(storage)?;
+    Builder::new().set_cache_size(cache_bytes).open(path)
+}
+
+enum MakeError {
+    Io(io::Error),
+    Database(DatabaseError),
+}
+
+fn make(path: &Path) -> Result<(), MakeError> {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(MakeError::Io(error)),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(&new).map_err(MakeError::Io)?;
+    let backend = FileBackend::new(file).map_err(MakeError::Database)?;
+    drop(Builder::new().create_with_backend(backend).map_err(MakeError::Database)?);
+    fs::rename(&new, path).map_err(MakeError::Io)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(MakeError::Io)
+}
+
+#[cfg(unix)]
+fn set_private(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn set_private(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+fn storage(error: io::Error) -> DatabaseError {
+    DatabaseError::Storage(StorageError::Io(error))
+}
+
+type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+
+/// An open file. After one failed access (a full disk is enough) redb refuses all further ones; [`Slot::reopen`] closes the
+/// file and opens it again.
+pub(super) struct Slot {
+    name: String,
+    opener: Opener,
+    /// An error in place of the database when it couldn't be opened again.
+    database: RwLock<Result<Database, Arc<redb::Error>>>,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Slot").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Slot {
+    /// Opens whatever `opener` gives; `name` is for messages.
+    pub(super) fn open(name: String, opener: Opener) -> Result<Self, DatabaseError> {
+        let database = opener()?;
+        Ok(Self { name, opener, database: RwLock::new(Ok(database)) })
+    }
+
+    /// Does something with the open file; the error says why there is none.
+    pub(super) fn with<T>(&self, job: impl FnOnce(&Database) -> T) -> Result<T, Arc<redb::Error>> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().map(job).map_err(Arc::clone)
+    }
+
+    /// Whether the file failed and couldn't be opened again since.
+    pub(super) fn is_out_of_service(&self) -> bool {
+        self.database.read().unwrap_or_else(PoisonError::into_inner).is_err()
+    }
+
+    /// Closes the file and opens it again. Transactions that still read hold it open, so this waits for them, for a while.
+    pub(super) fn reopen(&self) {
+        let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // The file is locked while it is open, so the old database has to go first.
+        *slot = Err(Arc::new(redb::Error::DatabaseClosed));
+        let until = Instant::now() + REOPEN_MAX;
+        let opened = loop {
+            match (self.opener)() {
+                Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => std::thread::sleep(REOPEN_PAUSE),
+                opened => break opened,
+            }
+        };
+        match &opened {
+            Ok(_) => tracing::info!("{} is open again after a failure", self.name),
+            Err(error) => tracing::error!("{} can't be opened again after a failure: {error}", self.name),
+        }
+        *slot = opened.map_err(|error| Arc::new(error.into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_half_made_file_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records.redb");
+        fs::write(path.with_extension("new"), b"half").unwrap();
+        drop(open(&path, 1 << 20).unwrap());
+        assert!(!path.with_extension("new").exists());
+        drop(open(&path, 1 << 20).unwrap());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_the_owner_may_read_it_also_when_it_was_open_to_all() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = directory.path().join("records.redb");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        drop(open(&path, 1 << 20).unwrap());
+        assert_eq!(mode(), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        drop(open(&path, 1 << 20).unwrap());
+        assert_eq!(mode(), 0o600);
+    }
+
+    #[test]
+    fn reopening_waits_for_readers() {
+        use redb::ReadableDatabase;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("blocks.redb");
+        let slot = Slot::open("blocks".into(), Box::new(move || open(&path, 1 << 20))).unwrap();
+        let reading = slot.with(|database| database.begin_read().unwrap()).unwrap();
+        let reader = std::thread::spawn(move || drop(reading));
+        slot.reopen();
+        reader.join().unwrap();
+        assert!(!slot.is_out_of_service());
+    }
+}
