@@ -4,6 +4,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytesize::ByteSize;
@@ -48,6 +50,12 @@ pub enum AppError {
         path: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A store's file is damaged in a way that redb doesn't foresee.
+    #[error("{path} is damaged and can't be opened; restore it from a backup")]
+    Damaged {
+        /// The file.
+        path: String,
     },
     /// `records.redb` failed.
     #[error(transparent)]
@@ -235,13 +243,24 @@ fn control(_path: &std::path::Path, _state: ControlState) -> Option<Server> {
 
 type Stores = (DataDir, Keypair, BlockStore, Arc<Records>);
 
-fn open_stores(directory: &std::path::Path, options: &crate::store::Options) -> Result<Stores, AppError> {
+fn open_stores(directory: &Path, options: &crate::store::Options) -> Result<Stores, AppError> {
     let data = DataDir::open(directory)?;
     let keypair = identity(&data)?;
     let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-    let records = Arc::new(Records::open(&data.records_path(), bytes(options.records_cache))?);
-    let blocks = BlockStore::open(&data.blocks_path(), bytes(options.blocks_cache), bytes(options.write_buffer))?;
-    Ok((data, keypair, blocks, records))
+    let records = open_store(&data.records_path(), |path| Records::open(path, bytes(options.records_cache)))?;
+    let blocks = open_store(&data.blocks_path(), |path| {
+        BlockStore::open(path, bytes(options.blocks_cache), bytes(options.write_buffer))
+    })?;
+    Ok((data, keypair, blocks, Arc::new(records)))
+}
+
+/// Opens a store. redb panics where it finds its pages damaged; nothing of the store exists then, so that is just
+/// another way to fail.
+fn open_store<T, E: Into<AppError>>(path: &Path, open: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, AppError> {
+    match catch_unwind(AssertUnwindSafe(|| open(path))) {
+        Ok(opened) => opened.map_err(Into::into),
+        Err(_) => Err(AppError::Damaged { path: path.display().to_string() }),
+    }
 }
 
 /// Reads the peer identity, or makes it.

@@ -48,7 +48,12 @@ pub fn check_filter(filter: &str) -> Result<(), TelemetryError> {
 
 /// Sends the logs of the whole process to standard error, once.
 pub fn install(options: &Options) -> Result<(), TelemetryError> {
-    let builder = tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(parse_filter(&options.filter)?);
+    let builder = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(parse_filter(&options.filter)?)
+        // It would tell of a line that can't be written with `eprintln!`, which panics: a full disk or a log reader
+        // that is gone must not end the service.
+        .log_internal_errors(false);
     match options.format {
         Format::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -13,6 +14,10 @@ use crate::app::App;
 use crate::config::{Config, Flags, Sources};
 use crate::model::limits::SHUTDOWN_MAX;
 use crate::telemetry;
+
+/// A signal that comes this soon after the first is the same request: `timeout` and some supervisors signal the process,
+/// and then its group.
+const SIGNAL_ECHO_MAX: Duration = Duration::from_secs(1);
 
 /// Flags of `pinnace serve`; they override every other layer of the configuration.
 #[derive(Debug, clap::Args)]
@@ -101,12 +106,23 @@ async fn serve(
                 warn!("not everything stopped within {} s; ending anyway", SHUTDOWN_MAX.as_secs());
             }
         }
-        signal = signals.next() => {
+        signal = second_signal(&mut signals) => {
             warn!("second signal ({signal}); ending at once");
             process::exit(1);
         }
     }
     Ok(shown?)
+}
+
+/// The next signal that isn't the echo of the first.
+async fn second_signal(signals: &mut Signals) -> &'static str {
+    let began = Instant::now();
+    loop {
+        let signal = signals.next().await;
+        if began.elapsed() > SIGNAL_ECHO_MAX {
+            return signal;
+        }
+    }
 }
 
 /// Resolves when standard input has ended. A thread of its own reads it: such a read can't be cancelled.

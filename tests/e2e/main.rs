@@ -1,0 +1,11 @@
+//! The whole service, from the outside: real processes, real HTTP, and peers of another make.
+//!
+//! rust-ipfs is the independent peer. Kubo has its own tests in `tests/interop`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "this program is a test, helpers included")]
+
+mod other_peers;
+mod restart;
+#[path = "../support/mod.rs"]
+mod support;
+mod two_services;
