@@ -156,9 +156,6 @@ fn show_text(pin: &Pin) -> String {
     row("cid", &pin.cid);
     row("name", pin.name.as_deref().unwrap_or("-"));
     row("created", &pin.created);
-    if let Some(retried) = &pin.retried {
-        row("retried", retried);
-    }
     for (index, origin) in pin.origins.iter().enumerate() {
         row(if index == 0 { "origins" } else { "" }, origin);
     }
@@ -183,7 +180,6 @@ mod tests {
             id: "0190".to_owned(),
             status: status.to_owned(),
             created: "2026-01-31T11:00:00.000Z".to_owned(),
-            retried: None,
             account: Some("a@example.org".to_owned()),
             cid: "bafkqaaa".to_owned(),
             name: name.map(str::to_owned),
@@ -215,7 +211,6 @@ ID    STATUS   AGE  ACCOUNT        CID       NAME
     #[test]
     fn a_pin_is_shown_with_all_that_is_known() {
         let mut pin = pin("failed", None, "nobody has it");
-        pin.retried = Some("2026-01-31T11:30:00.000Z".to_owned());
         pin.account = None;
         pin.origins = vec!["/ip4/10.0.0.1/tcp/1".to_owned(), "/ip4/10.0.0.2/tcp/1".to_owned()];
         pin.meta.insert("app".to_owned(), "x".to_owned());
@@ -228,7 +223,6 @@ account   -
 cid       bafkqaaa
 name      -
 created   2026-01-31T11:00:00.000Z
-retried   2026-01-31T11:30:00.000Z
 origins   /ip4/10.0.0.1/tcp/1
           /ip4/10.0.0.2/tcp/1
 failure   no_provider

@@ -143,9 +143,6 @@ pub struct PinRecord {
     pub meta: BTreeMap<String, String>,
     /// When the pin was made: milliseconds since the Unix epoch, unique and growing within an account.
     pub created_ms: i64,
-    /// When it was last queued again after it had failed, in the same unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retried_ms: Option<i64>,
     /// How far it has come.
     pub state: PinState,
     /// Roots that this pin replaced: their blocks are kept until this pin is `Pinned`.

@@ -169,7 +169,6 @@ mod tests {
             origins_skipped: Vec::new(),
             meta: BTreeMap::new(),
             created_ms: 0,
-            retried_ms: None,
             state: PinState::Queued,
             retained_roots: Vec::new(),
         }

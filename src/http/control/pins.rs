@@ -28,9 +28,6 @@ pub struct Pin {
     pub status: String,
     /// When it was made, as in RFC 3339.
     pub created: String,
-    /// When it was last queued again after it had failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retried: Option<String>,
     /// The e-mail address of its account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
@@ -57,7 +54,6 @@ impl From<OwnedPin> for Pin {
             id: record.id.to_string(),
             status: view.status.as_str().to_owned(),
             created: rfc3339(record.created_ms),
-            retried: record.retried_ms.map(rfc3339),
             account,
             cid: record.cid_text,
             name: record.name,

@@ -200,9 +200,9 @@ impl Records {
         self.write(move |change| change.remove_pin(user, id)).await
     }
 
-    /// Queues a failed pin again, whoever owns it, and gives it as much time as a new one.
+    /// Queues a failed pin again, whoever owns it.
     pub async fn retry_pin(&self, id: PinId) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
-        self.write(move |change| change.retry_pin(id, Timestamp::now().as_millisecond())).await
+        self.write(move |change| change.retry_pin(id)).await
     }
 
     /// Stores how a pin ended; false when it is gone meanwhile. A pinned one no longer keeps what it replaced.
@@ -249,7 +249,6 @@ impl Change<'_> {
             origins_skipped,
             meta,
             created_ms,
-            retried_ms: None,
             state: PinState::Queued,
             retained_roots,
         };
@@ -270,14 +269,13 @@ impl Change<'_> {
         }
     }
 
-    /// Queues a failed pin again at `now_ms`.
-    pub fn retry_pin(&self, id: PinId, now_ms: i64) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
+    /// Queues a failed pin again.
+    pub fn retry_pin(&self, id: PinId) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
         let Some(mut record) = self.pin(id)? else { return Ok(Err(RetryRefusal::NotFound)) };
         if !matches!(record.state, PinState::Failed(_)) {
             return Ok(Err(RetryRefusal::NotFailed(record.state)));
         }
         record.state = PinState::Queued;
-        record.retried_ms = Some(now_ms);
         self.put_pin(&record)?;
         Ok(Ok(record))
     }
