@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use futures::FutureExt;
@@ -30,6 +31,7 @@ use crate::pins::runner::{Runner, RunnerError, RunnerTask};
 use crate::pins::{NetworkView, OriginUse, PinService};
 use crate::store::blocks::{BlockStore, BlocksError};
 use crate::store::datadir::{DataDir, DataDirError};
+use crate::store::gc::GarbageCollector;
 use crate::store::records::{Records, RecordsError};
 
 /// Why the service can't start, or didn't end well.
@@ -139,6 +141,8 @@ pub struct App {
     runner: RunnerTask,
     node: NodeHandle,
     node_task: JoinHandle<()>,
+    garbage: Arc<GarbageCollector>,
+    schedule: JoinHandle<()>,
     blocks: BlockStore,
     records: Arc<Records>,
     /// Held to the end: the lock on the data directory goes with it.
@@ -188,9 +192,17 @@ impl App {
             blocks_file: data.blocks_path(),
             records_file: data.records_path(),
         };
-        let state = ControlState { pins, node: node.clone(), blocks: blocks.reader(), process: Arc::new(process) };
+        let garbage = GarbageCollector::new(blocks.collector(), Arc::clone(&records));
+        let schedule = tokio::spawn(collect_regularly(Arc::clone(&garbage), config.store.gc_interval));
+        let state = ControlState {
+            pins,
+            node: node.clone(),
+            blocks: blocks.reader(),
+            garbage: Arc::clone(&garbage),
+            process: Arc::new(process),
+        };
         let control = control(&data.control_path(), state);
-        Ok(Self { ready, http, control, runner, node, node_task, blocks, records, _data: data })
+        Ok(Self { ready, http, control, runner, node, node_task, garbage, schedule, blocks, records, _data: data })
     }
 
     /// What a started service tells.
@@ -205,7 +217,8 @@ impl App {
                 control.stop().await;
             }
         });
-        let runner = self.runner.stop().await;
+        self.schedule.abort();
+        let ((), runner) = tokio::join!(self.garbage.stop(), self.runner.stop());
         self.node.stop().await;
         let _ = self.node_task.await;
         let (blocks, records) = (self.blocks, self.records);
@@ -216,6 +229,18 @@ impl App {
         .await
         .map_err(|_| AppError::Stopping)?;
         Ok(runner?)
+    }
+}
+
+/// Collects garbage again and again; an interval of zero means never.
+async fn collect_regularly(garbage: Arc<GarbageCollector>, interval: Duration) {
+    if interval.is_zero() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(interval).await;
+        // Its end, good or bad, is in the log.
+        let _ = garbage.collect().await;
     }
 }
 

@@ -227,6 +227,18 @@ async fn pins_are_listed_shown_tried_again_and_removed() {
 }
 
 #[test]
+fn gc_answers_when_it_is_done() {
+    let (_directory, data) = directory();
+    let daemon = Daemon::start(&data);
+    let answer = daemon.json(&["gc"]);
+    assert_eq!(
+        (&answer["running"], &answer["phase"], &answer["removed_blocks"]),
+        (&json!(false), &json!("done"), &json!(0))
+    );
+    assert_eq!(stdout(&daemon.run(&["gc"])), "removed 0 blocks with 0 B; kept 0 blocks\n");
+}
+
+#[test]
 fn without_a_daemon_one_line_says_how_to_start_it() {
     let (_directory, data) = directory();
     for arguments in [&["status"][..], &["status", "--json"], &["pin", "list"]] {

@@ -2,6 +2,7 @@
 
 mod client;
 mod demo;
+mod gc;
 mod output;
 mod pin;
 mod serve;
@@ -35,6 +36,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Show how the running pinnace is doing.
     Status(status::Arguments),
+    /// Remove the blocks that no pin needs any longer, and give their space back
+    Gc(gc::Arguments),
     /// Look at the pins of all accounts of the running pinnace, try them again, or remove them.
     #[command(subcommand)]
     Pin(pin::Command),
@@ -82,6 +85,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Gc(arguments) => gc::run(&arguments),
         Command::Pin(command) => pin::run(&command),
     }
 }

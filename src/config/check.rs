@@ -54,6 +54,7 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("store.blocks_cache", CACHE),
     ("store.records_cache", CACHE),
     ("store.write_buffer", BUFFER),
+    ("store.gc_interval", "a duration such as \"24h\", or \"0s\" for never"),
     ("pins.active_max", "a whole number from 1 to 4096"),
     ("pins.stall_timeout", DURATION),
     ("pins.retry_min", DURATION),

@@ -4,6 +4,7 @@
 //! as well. Errors have the shape of the API's. The paths begin with `/v1`, since the command and the process may be of
 //! different versions while one is being upgraded: fields are only ever added.
 
+mod gc;
 mod pins;
 #[cfg(unix)]
 mod socket;
@@ -18,6 +19,7 @@ use axum::routing::{get, post};
 use jiff::Timestamp;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use gc::Gc;
 pub use pins::{Pin, PinList};
 #[cfg(unix)]
 pub use socket::ControlSocket;
@@ -28,6 +30,7 @@ use super::router::panicked;
 use crate::net::NodeHandle;
 use crate::pins::PinService;
 use crate::store::blocks::BlockReader;
+use crate::store::gc::GarbageCollector;
 
 /// What the handlers work with.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ pub struct ControlState {
     pub node: NodeHandle,
     /// The blocks.
     pub blocks: BlockReader,
+    /// What collects garbage.
+    pub garbage: Arc<GarbageCollector>,
     /// What doesn't change while the process runs.
     pub process: Arc<ProcessFacts>,
 }
@@ -62,6 +67,7 @@ pub struct ProcessFacts {
 fn router(state: ControlState) -> Router {
     Router::new()
         .route("/v1/status", get(status::get))
+        .route("/v1/gc", get(gc::get).post(gc::begin))
         .route("/v1/pins", get(pins::list))
         .route("/v1/pins/{id}", get(pins::get).delete(pins::remove))
         .route("/v1/pins/{id}/retry", post(pins::retry))

@@ -71,9 +71,19 @@ impl GarbageCollector {
         }
     }
 
-    /// Lets a running collection end at its next step, and begins no other.
-    pub fn stop(&self) {
+    /// Begins a collection, unless one runs.
+    pub fn request(self: &Arc<Self>) {
+        self.start_or_join();
+    }
+
+    /// Lets a running collection end at its next step, waits for that, and begins no other.
+    pub async fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(mut last) = last {
+            // A thread that is gone has ended as well.
+            let _ = last.wait_for(|state| matches!(state, GcState::Ended(_))).await;
+        }
     }
 
     fn start_or_join(self: &Arc<Self>) -> watch::Receiver<GcState> {
@@ -192,7 +202,7 @@ mod tests {
         assert_eq!(collector.collect().await.unwrap().removed_blocks, 1);
         assert_eq!(held(), [true, true, true, false, false, true]);
 
-        collector.stop();
+        collector.stop().await;
         assert!(matches!(collector.collect().await, Err(GcError::Stopped)));
         assert!(matches!(collector.state(), Some(GcState::Ended(Err(GcError::Stopped)))));
     }

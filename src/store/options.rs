@@ -1,6 +1,9 @@
 //! What an operator can set about the stores: section `[store]` of the configuration.
 
+use std::time::Duration;
+
 use bytesize::ByteSize;
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::Deserialize;
 
 /// Section `[store]`; every key is explained in `config/default.toml`.
@@ -13,4 +16,7 @@ pub struct Options {
     pub records_cache: ByteSize,
     /// Bytes of blocks that may wait for their commit.
     pub write_buffer: ByteSize,
+    /// How often garbage is collected; zero for never.
+    #[serde(with = "friendly")]
+    pub gc_interval: Duration,
 }

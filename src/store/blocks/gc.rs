@@ -64,6 +64,18 @@ pub enum GcPhase {
     Done,
 }
 
+impl GcPhase {
+    /// The phase in a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mark => "mark",
+            Self::Sweep => "sweep",
+            Self::Vacate => "vacate",
+            Self::Done => "done",
+        }
+    }
+}
+
 /// A running collection. Dropping it before it is done is safe.
 #[derive(Debug)]
 pub struct Collection {
