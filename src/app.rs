@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use bytesize::ByteSize;
+use cid::Cid;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -19,6 +21,7 @@ use tokio::task::JoinHandle;
 pub use crate::auth::FirstStart;
 use crate::auth::{Accounts, AuthError};
 use crate::config::{Config, ConfigError};
+use crate::dag::links::links;
 use crate::fetch::Fetcher;
 #[cfg(unix)]
 use crate::http::control::ControlSocket;
@@ -192,7 +195,7 @@ impl App {
             blocks_file: data.blocks_path(),
             records_file: data.records_path(),
         };
-        let garbage = GarbageCollector::new(blocks.collector(), Arc::clone(&records));
+        let garbage = GarbageCollector::new(blocks.collector(readable_links), Arc::clone(&records));
         let schedule = tokio::spawn(collect_regularly(Arc::clone(&garbage), config.store.gc_interval));
         let state = ControlState {
             pins,
@@ -230,6 +233,14 @@ impl App {
         .map_err(|_| AppError::Stopping)?;
         Ok(runner?)
     }
+}
+
+/// What a held block links to, for the garbage collection.
+fn readable_links(cid: &Cid, data: &Bytes) -> Vec<Cid> {
+    links(cid, data).unwrap_or_else(|error| {
+        tracing::debug!(%cid, %error, "a held block has no readable links");
+        Vec::new()
+    })
 }
 
 /// Collects garbage again and again; an interval of zero means never.

@@ -190,7 +190,7 @@ mod tests {
         records.remove_pin(UserId(1), ids[3]).await.unwrap();
         let replacing = records.add_pin(new_pin(&new), Some(ids[4])).await.unwrap().unwrap();
 
-        let collector = GarbageCollector::new(store.collector(), Arc::clone(&records));
+        let collector = GarbageCollector::new(store.collector(|_, _| Vec::new()), Arc::clone(&records));
         assert!(collector.state().is_none());
         let (first, second) = tokio::join!(collector.collect(), collector.collect());
         assert_eq!(first.unwrap().removed_blocks, 1);

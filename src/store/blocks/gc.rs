@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cid::Cid;
 use redb::{ReadableTable, ReadableTableMetadata};
 use roaring::RoaringTreemap;
@@ -16,7 +17,6 @@ use roaring::RoaringTreemap;
 use super::BlocksError;
 use super::file::{BlockFile, INDEX, SEGMENT_SIZES, SEGMENTS, raise_floor};
 use super::pack::{self, Place, Segments};
-use crate::dag::links::links;
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids::codec;
 
@@ -80,6 +80,7 @@ impl GcPhase {
 #[derive(Debug)]
 pub struct Collection {
     file: Arc<BlockFile>,
+    links: Links,
     phase: GcPhase,
     pending: Vec<Cid>,
     /// All roots were added.
@@ -119,7 +120,12 @@ struct Moves {
 #[derive(Debug, Clone)]
 pub struct BlockCollector {
     pub(super) file: Arc<BlockFile>,
+    pub(super) links: Links,
 }
+
+/// What a held block links to. The store doesn't know what a DAG is, so it is told. A block that can't be read has no links
+/// that a pin could rely on: its pin failed.
+pub type Links = fn(&Cid, &Bytes) -> Vec<Cid>;
 
 impl BlockCollector {
     /// Begins a collection. The roots have to be read after this returns: whatever is found or put from now on is kept,
@@ -134,6 +140,7 @@ impl BlockCollector {
         })?;
         Ok(Collection {
             file,
+            links: self.links,
             phase: GcPhase::Mark,
             pending: Vec::new(),
             sealed: false,
@@ -193,14 +200,14 @@ impl Collection {
 
     fn mark(&mut self) -> Result<(), BlocksError> {
         let mut found: Vec<Place> = Vec::new();
-        let (pending, walked) = (&mut self.pending, &mut self.walked);
+        let (pending, walked, links) = (&mut self.pending, &mut self.walked, self.links);
         self.file.read(|transaction| {
             let index = transaction.open_table(INDEX)?;
             let segments = transaction.open_table(SEGMENTS)?;
             for _ in 0..MARK_BLOCKS {
                 let Some(cid) = pending.pop() else { break };
                 if cid.hash().code() == IDENTITY_HASH {
-                    push_links(pending, &cid, &bytes::Bytes::copy_from_slice(cid.hash().digest()));
+                    pending.extend(links(&cid, &Bytes::copy_from_slice(cid.hash().digest())));
                     continue;
                 }
                 let Some(key) = pack::key(&cid) else { continue };
@@ -211,7 +218,7 @@ impl Collection {
                 found.push(place);
                 let is_leaf = matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
                 if !is_leaf && walked.entry(cid.codec()).or_default().insert(place.number()) {
-                    push_links(pending, &cid, &pack::read(&segments, place)?);
+                    pending.extend(links(&cid, &pack::read(&segments, place)?));
                 }
             }
             Ok(())
@@ -398,13 +405,5 @@ impl Collection {
             self.report.dropped_segments += dropped;
         }
         Ok(())
-    }
-}
-
-/// Follows the links of a node. One that can't be read has none that a pin could rely on: its pin failed.
-fn push_links(pending: &mut Vec<Cid>, cid: &Cid, data: &bytes::Bytes) {
-    match links(cid, data) {
-        Ok(children) => pending.extend(children),
-        Err(error) => tracing::debug!(%cid, %error, "a held block has no readable links"),
     }
 }

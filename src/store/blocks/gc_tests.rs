@@ -44,9 +44,15 @@ impl Fixture {
     }
 
     fn collect(&self, roots: &[Cid]) -> GcReport {
-        let mut collection = self.store.collector().begin().unwrap();
+        let mut collection = self.store.collector(links).begin().unwrap();
         finish(&mut collection, roots)
     }
+}
+
+/// What [`node`] links to.
+fn links(cid: &Cid, data: &Bytes) -> Vec<Cid> {
+    assert_eq!(cid.codec(), codec::DAG_CBOR, "only nodes are read");
+    serde_ipld_dagcbor::from_slice(data).unwrap()
 }
 
 fn open(directory: &Path) -> BlockStore {
@@ -187,7 +193,7 @@ fn a_dag_with_holes_keeps_what_is_held_of_it() {
 fn a_collection_waits_for_blocks_whose_links_were_followed() {
     let fixture = Fixture::new();
     let ticket = fixture.store.writer().ticket();
-    let collector = fixture.store.collector();
+    let collector = fixture.store.collector(links);
     let (begun, has_begun) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let collection = collector.begin().unwrap();
@@ -228,7 +234,7 @@ fn whatever_happens_between_two_steps_nothing_relied_on_is_lost() {
             fixture.put(&blocks);
             let root = node(&blocks.iter().step_by(2).collect::<Vec<_>>());
             fixture.put(std::slice::from_ref(&root));
-            let mut collection = fixture.store.collector().begin().unwrap();
+            let mut collection = fixture.store.collector(links).begin().unwrap();
             collection.add_root(root.cid());
             collection.seal_roots();
             let mut step = 0;

@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-pub use gc::{BlockCollector, Collection, GcPhase, GcReport};
+pub use gc::{BlockCollector, Collection, GcPhase, GcReport, Links};
 pub use guard::Ticket;
 pub use reader::{BlockReader, BlockStats};
 pub use writer::{BlockWriter, PendingPut};
@@ -120,9 +120,9 @@ impl BlockStore {
         self.writer.clone()
     }
 
-    /// A handle that collects garbage.
-    pub fn collector(&self) -> BlockCollector {
-        BlockCollector { file: self.reader.file() }
+    /// A handle that collects garbage; `links` says what a block links to.
+    pub fn collector(&self, links: Links) -> BlockCollector {
+        BlockCollector { file: self.reader.file(), links }
     }
 
     /// Commits what was submitted, then ends the writing thread. Blocks until that is done; readers go on working.
