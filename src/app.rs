@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytesize::ByteSize;
@@ -99,7 +100,7 @@ pub struct App {
     blocks: BlockStore,
     records: Arc<Records>,
     /// Held to the end: the lock on the data directory goes with it.
-    _data: DataDir,
+    data: DataDir,
 }
 
 impl App {
@@ -139,12 +140,20 @@ impl App {
             pid: std::process::id(),
             first_start,
         };
-        Ok(Self { ready, http_stop, http, runner, node, node_task, blocks, records, _data: data })
+        Ok(Self { ready, http_stop, http, runner, node, node_task, blocks, records, data })
     }
 
     /// What a started service tells.
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// Writes the secrets of the first start into a file of the data directory that only its owner may read, and
+    /// returns its path.
+    pub fn write_first_start(&self, text: &str) -> Result<PathBuf, AppError> {
+        let path = self.data.first_start_path();
+        self.data.write_secret(&path, text.as_bytes())?;
+        Ok(path)
     }
 
     /// Stops in order: no new requests, no new fetches, no peers, and then the stores.

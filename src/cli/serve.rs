@@ -1,7 +1,7 @@
 //! `pinnace serve`: runs the service until it is told to stop. What it is made of is `app`'s business.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 
 use tokio::sync::oneshot;
@@ -61,22 +61,16 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let flags = arguments.flags();
     let config = Config::load(&Sources::of_process(arguments.config, flags))?;
     telemetry::install(&config.log)?;
-    let directory = config.data_directory()?;
     let stdin_end = arguments.stop_at_eof.then(end_of_stdin).transpose()?;
 
     let runtime = runtime()?;
-    let outcome = runtime.block_on(serve(config, &directory, arguments.ready_json, stdin_end));
+    let outcome = runtime.block_on(serve(config, arguments.ready_json, stdin_end));
     // What still runs after an orderly stop is late; nothing that was acknowledged depends on it.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(
-    config: Config,
-    directory: &Path,
-    ready_json: bool,
-    stdin_end: Option<oneshot::Receiver<()>>,
-) -> Result<(), CliError> {
+async fn serve(config: Config, ready_json: bool, stdin_end: Option<oneshot::Receiver<()>>) -> Result<(), CliError> {
     let mut signals = Signals::install()?;
     let app = tokio::select! {
         app = App::start(config) => app?,
@@ -85,7 +79,7 @@ async fn serve(
             return Ok(());
         }
     };
-    let shown = welcome::show(app.ready(), directory, ready_json);
+    let shown = welcome::show(&app, ready_json);
     if shown.is_ok() {
         let reason = tokio::select! {
             signal = signals.next() => signal,
