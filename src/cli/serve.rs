@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process;
 
 use tokio::sync::oneshot;
@@ -72,35 +73,40 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
 
 async fn serve(config: Config, ready_json: bool, stdin_end: Option<oneshot::Receiver<()>>) -> Result<(), CliError> {
     let mut signals = Signals::install()?;
-    let app = tokio::select! {
-        app = App::start(config) => app?,
+    // The first start may have made the account already, and its secrets are shown only once: it goes on to its end.
+    let mut start = pin!(App::start(config));
+    let (app, early) = tokio::select! {
+        app = &mut start => (app?, None),
         signal = signals.next() => {
-            info!("{signal} before the start was complete");
-            return Ok(());
+            info!("{signal} before the start was complete; stopping after it");
+            (unless_again(&mut signals, start).await?, Some(signal))
         }
     };
     let shown = welcome::show(&app, ready_json);
     if shown.is_ok() {
         let reason = tokio::select! {
-            signal = signals.next() => signal,
+            signal = async { match early { Some(signal) => signal, None => signals.next().await } } => signal,
             () = ended(stdin_end) => "the end of standard input",
         };
         info!("stopping: {reason}");
     }
+    if let Ok(stopped) = unless_again(&mut signals, tokio::time::timeout(SHUTDOWN_MAX, app.stop())).await {
+        stopped?;
+    } else {
+        warn!("not everything stopped within {} s; ending anyway", SHUTDOWN_MAX.as_secs());
+    }
+    Ok(shown?)
+}
+
+/// Waits for the work after a first signal; a second one ends the process.
+async fn unless_again<T>(signals: &mut Signals, work: impl Future<Output = T>) -> T {
     tokio::select! {
-        stopped = tokio::time::timeout(SHUTDOWN_MAX, app.stop()) => {
-            if let Ok(stopped) = stopped {
-                stopped?;
-            } else {
-                warn!("not everything stopped within {} s; ending anyway", SHUTDOWN_MAX.as_secs());
-            }
-        }
+        outcome = work => outcome,
         signal = signals.next() => {
             warn!("second signal ({signal}); ending at once");
             process::exit(1);
         }
     }
-    Ok(shown?)
 }
 
 /// Resolves when standard input has ended. A thread of its own reads it: such a read can't be cancelled.
