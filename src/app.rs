@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 pub use crate::auth::FirstStart;
 use crate::auth::{Accounts, AuthError};
@@ -68,6 +68,17 @@ pub enum AppError {
     /// The runner ended by itself.
     #[error(transparent)]
     Runner(#[from] RunnerError),
+    /// A part that runs until the stop ended before.
+    #[error("{part} ended by itself{}", if *.panicked { ", with a panic; the log says where" } else { "" })]
+    Ended {
+        /// Which part.
+        part: &'static str,
+        /// Whether it panicked.
+        panicked: bool,
+    },
+    /// The HTTP side ended by itself.
+    #[error("the HTTP side ended by itself: {0}")]
+    HttpEnded(#[source] io::Error),
     /// A task of the start-up was cancelled.
     #[error("the program is stopping")]
     Stopping,
@@ -93,10 +104,11 @@ pub struct Ready {
 pub struct App {
     ready: Ready,
     http_stop: oneshot::Sender<()>,
-    http: JoinHandle<io::Result<()>>,
+    /// This and the node's task are gone when their end was told.
+    http: Option<JoinHandle<io::Result<()>>>,
     runner: RunnerTask,
     node: NodeHandle,
-    node_task: JoinHandle<()>,
+    node_task: Option<JoinHandle<()>>,
     blocks: BlockStore,
     records: Arc<Records>,
     /// Held to the end: the lock on the data directory goes with it.
@@ -140,6 +152,7 @@ impl App {
             pid: std::process::id(),
             first_start,
         };
+        let (http, node_task) = (Some(http), Some(node_task));
         Ok(Self { ready, http_stop, http, runner, node, node_task, blocks, records, data })
     }
 
@@ -156,15 +169,36 @@ impl App {
         Ok(path)
     }
 
+    /// Waits until a part ends by itself, which none should: without it the service only seems to run. What is left is
+    /// still to be stopped.
+    pub async fn ended(&mut self) -> AppError {
+        let gone = |part| AppError::Ended { part, panicked: false };
+        tokio::select! {
+            outcome = part_ended(&mut self.http) => match outcome {
+                Ok(Ok(())) => gone("the HTTP side"),
+                Ok(Err(error)) => AppError::HttpEnded(error),
+                Err(error) => AppError::Ended { part: "the HTTP side", panicked: error.is_panic() },
+            },
+            outcome = self.runner.ended() => outcome.err().map_or_else(|| gone("the runner"), AppError::Runner),
+            outcome = part_ended(&mut self.node_task) => {
+                AppError::Ended { part: "the node", panicked: outcome.is_err_and(|error| error.is_panic()) }
+            }
+        }
+    }
+
     /// Stops in order: no new requests, no new fetches, no peers, and then the stores.
     pub async fn stop(self) -> Result<(), AppError> {
         let _ = self.http_stop.send(());
-        if let Ok(Err(error)) = self.http.await {
+        if let Some(http) = self.http
+            && let Ok(Err(error)) = http.await
+        {
             tracing::warn!(%error, "the HTTP side ended with an error");
         }
         let runner = self.runner.stop().await;
         self.node.stop().await;
-        let _ = self.node_task.await;
+        if let Some(node_task) = self.node_task {
+            let _ = node_task.await;
+        }
         let (blocks, records) = (self.blocks, self.records);
         tokio::task::spawn_blocking(move || {
             blocks.close();
@@ -174,6 +208,15 @@ impl App {
         .map_err(|_| AppError::Stopping)?;
         Ok(runner?)
     }
+}
+
+/// Waits for the end of a task and takes its handle, as a handle must not be asked again after that. Without a handle
+/// it waits for ever.
+async fn part_ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    let Some(handle) = task else { return std::future::pending().await };
+    let outcome = handle.await;
+    *task = None;
+    outcome
 }
 
 type Stores = (DataDir, Keypair, BlockStore, Arc<Records>);
@@ -243,4 +286,40 @@ fn multiaddrs(node: &NodeHandle) -> Vec<String> {
         );
     }
     addresses.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flags, Sources};
+
+    async fn start(directory: &std::path::Path) -> App {
+        let flags = Flags {
+            data: Some(directory.to_owned()),
+            http: Some("127.0.0.1:0".to_owned()),
+            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            external: Vec::new(),
+            lan: true,
+        };
+        App::start(Config::load(&Sources { flags, ..Sources::default() }).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_is_told_and_the_rest_still_stops() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut app = start(directory.path()).await;
+        assert!(futures::poll!(std::pin::pin!(app.ended())).is_pending());
+        app.node.stop().await;
+        let error = app.ended().await;
+        assert!(matches!(error, AppError::Ended { part: "the node", panicked: false }), "{error}");
+        app.stop().await.unwrap();
+
+        let mut app = start(directory.path()).await;
+        let server = app.http.replace(tokio::spawn(async { panic!("a panic that the test wants") })).unwrap();
+        let error = app.ended().await;
+        assert!(matches!(error, AppError::Ended { part: "the HTTP side", panicked: true }), "{error}");
+        app.stop().await.unwrap();
+        server.await.unwrap().unwrap();
+        start(directory.path()).await.stop().await.unwrap();
+    }
 }

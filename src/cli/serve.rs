@@ -6,10 +6,10 @@ use std::pin::pin;
 use std::process;
 
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::signals::Signals;
-use super::{CliError, runtime, welcome};
+use super::{CliError, one_line, runtime, welcome};
 use crate::app::App;
 use crate::config::{Config, Flags, Sources};
 use crate::model::limits::SHUTDOWN_MAX;
@@ -75,27 +75,34 @@ async fn serve(config: Config, ready_json: bool, stdin_end: Option<oneshot::Rece
     let mut signals = Signals::install()?;
     // The first start may have made the account already, and its secrets are shown only once: it goes on to its end.
     let mut start = pin!(App::start(config));
-    let (app, early) = tokio::select! {
+    let (mut app, early) = tokio::select! {
         app = &mut start => (app?, None),
         signal = signals.next() => {
             info!("{signal} before the start was complete; stopping after it");
             (unless_again(&mut signals, start).await?, Some(signal))
         }
     };
-    let shown = welcome::show(&app, ready_json);
-    if shown.is_ok() {
+    let mut outcome = welcome::show(&app, ready_json).map_err(CliError::from);
+    if outcome.is_ok() {
         let reason = tokio::select! {
             signal = async { match early { Some(signal) => signal, None => signals.next().await } } => signal,
             () = ended(stdin_end) => "the end of standard input",
+            error = app.ended() => {
+                error!("{}", one_line(&error));
+                outcome = Err(error.into());
+                "the service can't go on"
+            }
         };
         info!("stopping: {reason}");
     }
-    if let Ok(stopped) = unless_again(&mut signals, tokio::time::timeout(SHUTDOWN_MAX, app.stop())).await {
-        stopped?;
-    } else {
-        warn!("not everything stopped within {} s; ending anyway", SHUTDOWN_MAX.as_secs());
+    match unless_again(&mut signals, tokio::time::timeout(SHUTDOWN_MAX, app.stop())).await {
+        // What made it stop is worth more than what came of that.
+        Ok(stopped) => outcome.and(stopped.map_err(CliError::from)),
+        Err(_) => {
+            warn!("not everything stopped within {} s; ending anyway", SHUTDOWN_MAX.as_secs());
+            outcome
+        }
     }
-    Ok(shown?)
 }
 
 /// Waits for the work after a first signal; a second one ends the process.
