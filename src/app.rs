@@ -5,7 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 pub use crate::auth::FirstStart;
 use crate::auth::{Accounts, AuthError};
@@ -85,6 +85,17 @@ pub enum AppError {
     /// The runner ended by itself.
     #[error(transparent)]
     Runner(#[from] RunnerError),
+    /// A part that runs until the stop ended before.
+    #[error("{part} ended by itself{}", if *.panicked { ", with a panic; the log says where" } else { "" })]
+    Ended {
+        /// Which part.
+        part: &'static str,
+        /// Whether it panicked.
+        panicked: bool,
+    },
+    /// The HTTP side ended by itself.
+    #[error("the HTTP side ended by itself: {0}")]
+    HttpEnded(#[source] io::Error),
     /// A task of the start-up was cancelled.
     #[error("the program is stopping")]
     Stopping,
@@ -109,7 +120,8 @@ pub struct Ready {
 #[derive(Debug)]
 struct Server {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<io::Result<()>>,
+    /// Gone when its end was told.
+    task: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Server {
@@ -123,12 +135,14 @@ impl Server {
             // A sender that is gone means the same as its message.
             let _ = stopped.await;
         };
-        Self { stop, task: tokio::spawn(serve(stopped.boxed())) }
+        Self { stop, task: Some(tokio::spawn(serve(stopped.boxed()))) }
     }
 
     async fn stop(self) {
         let _ = self.stop.send(());
-        if let Ok(Err(error)) = self.task.await {
+        if let Some(task) = self.task
+            && let Ok(Err(error)) = task.await
+        {
             tracing::warn!(%error, "a server of HTTP ended with an error");
         }
     }
@@ -143,13 +157,14 @@ pub struct App {
     control: Option<Server>,
     runner: RunnerTask,
     node: NodeHandle,
-    node_task: JoinHandle<()>,
+    /// Gone when its end was told.
+    node_task: Option<JoinHandle<()>>,
     garbage: Arc<GarbageCollector>,
     schedule: JoinHandle<()>,
     blocks: BlockStore,
     records: Arc<Records>,
     /// Held to the end: the lock on the data directory goes with it.
-    _data: DataDir,
+    data: DataDir,
 }
 
 impl App {
@@ -205,12 +220,38 @@ impl App {
             process: Arc::new(process),
         };
         let control = control(&data.control_path(), state);
-        Ok(Self { ready, http, control, runner, node, node_task, garbage, schedule, blocks, records, _data: data })
+        let node_task = Some(node_task);
+        Ok(Self { ready, http, control, runner, node, node_task, garbage, schedule, blocks, records, data })
     }
 
     /// What a started service tells.
     pub fn ready(&self) -> &Ready {
         &self.ready
+    }
+
+    /// Writes the secrets of the first start into a file of the data directory that only its owner may read, and
+    /// returns its path.
+    pub fn write_first_start(&self, text: &str) -> Result<PathBuf, AppError> {
+        let path = self.data.first_start_path();
+        self.data.write_secret(&path, text.as_bytes())?;
+        Ok(path)
+    }
+
+    /// Waits until a part ends by itself, which none should: without it the service only seems to run. What is left is
+    /// still to be stopped.
+    pub async fn ended(&mut self) -> AppError {
+        let gone = |part| AppError::Ended { part, panicked: false };
+        tokio::select! {
+            outcome = part_ended(&mut self.http.task) => match outcome {
+                Ok(Ok(())) => gone("the HTTP side"),
+                Ok(Err(error)) => AppError::HttpEnded(error),
+                Err(error) => AppError::Ended { part: "the HTTP side", panicked: error.is_panic() },
+            },
+            outcome = self.runner.ended() => outcome.err().map_or_else(|| gone("the runner"), AppError::Runner),
+            outcome = part_ended(&mut self.node_task) => {
+                AppError::Ended { part: "the node", panicked: outcome.is_err_and(|error| error.is_panic()) }
+            }
+        }
     }
 
     /// Stops in order: no new requests, no new fetches, no peers, and then the stores.
@@ -223,7 +264,9 @@ impl App {
         self.schedule.abort();
         let ((), runner) = tokio::join!(self.garbage.stop(), self.runner.stop());
         self.node.stop().await;
-        let _ = self.node_task.await;
+        if let Some(node_task) = self.node_task {
+            let _ = node_task.await;
+        }
         let (blocks, records) = (self.blocks, self.records);
         tokio::task::spawn_blocking(move || {
             blocks.close();
@@ -275,6 +318,15 @@ fn control(path: &std::path::Path, state: ControlState) -> Option<Server> {
 #[cfg(not(unix))]
 fn control(_path: &std::path::Path, _state: ControlState) -> Option<Server> {
     None
+}
+
+/// Waits for the end of a task and takes its handle, as a handle must not be asked again after that. Without a handle
+/// it waits for ever.
+async fn part_ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    let Some(handle) = task else { return std::future::pending().await };
+    let outcome = handle.await;
+    *task = None;
+    outcome
 }
 
 type Stores = (DataDir, Keypair, BlockStore, Arc<Records>);
@@ -355,4 +407,40 @@ fn multiaddrs(node: &NodeHandle) -> Vec<String> {
         );
     }
     addresses.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flags, Sources};
+
+    async fn start(directory: &std::path::Path) -> App {
+        let flags = Flags {
+            data: Some(directory.to_owned()),
+            http: Some("127.0.0.1:0".to_owned()),
+            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            external: Vec::new(),
+            lan: true,
+        };
+        App::start(Config::load(&Sources { flags, ..Sources::default() }).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_is_told_and_the_rest_still_stops() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut app = start(directory.path()).await;
+        assert!(futures::poll!(std::pin::pin!(app.ended())).is_pending());
+        app.node.stop().await;
+        let error = app.ended().await;
+        assert!(matches!(error, AppError::Ended { part: "the node", panicked: false }), "{error}");
+        app.stop().await.unwrap();
+
+        let mut app = start(directory.path()).await;
+        let server = app.http.task.replace(tokio::spawn(async { panic!("a panic that the test wants") })).unwrap();
+        let error = app.ended().await;
+        assert!(matches!(error, AppError::Ended { part: "the HTTP side", panicked: true }), "{error}");
+        app.stop().await.unwrap();
+        server.await.unwrap().unwrap();
+        start(directory.path()).await.stop().await.unwrap();
+    }
 }

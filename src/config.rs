@@ -11,8 +11,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use etcetera::BaseStrategy;
 use serde::{Deserialize, Deserializer};
+
+use crate::store::datadir::{self, DataDirError};
 
 /// The embedded defaults, with an explanation of every key.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -117,8 +118,8 @@ pub enum ConfigError {
         expected: String,
     },
     /// The platform's data directory is unknown.
-    #[error("cannot tell the platform's data directory; give one with --data DIR")]
-    NoDataDirectory(#[source] etcetera::HomeDirError),
+    #[error(transparent)]
+    NoDataDirectory(#[from] DataDirError),
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {
@@ -140,10 +141,7 @@ impl Config {
     pub fn data_directory(&self) -> Result<PathBuf, ConfigError> {
         match &self.data {
             Some(directory) => Ok(directory.clone()),
-            None => Ok(etcetera::base_strategy::choose_native_strategy()
-                .map_err(ConfigError::NoDataDirectory)?
-                .data_dir()
-                .join("pinnace")),
+            None => Ok(datadir::default_path()?),
         }
     }
 }

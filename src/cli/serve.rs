@@ -1,15 +1,16 @@
 //! `pinnace serve`: runs the service until it is told to stop. What it is made of is `app`'s business.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::pin::pin;
 use std::process;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::signals::Signals;
-use super::{CliError, runtime, welcome};
+use super::{CliError, one_line, runtime, welcome};
 use crate::app::App;
 use crate::config::{Config, Flags, Sources};
 use crate::model::limits::SHUTDOWN_MAX;
@@ -66,52 +67,58 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let flags = arguments.flags();
     let config = Config::load(&Sources::of_process(arguments.config, flags))?;
     telemetry::install(&config.log)?;
-    let directory = config.data_directory()?;
     let stdin_end = arguments.stop_at_eof.then(end_of_stdin).transpose()?;
 
     let runtime = runtime()?;
-    let outcome = runtime.block_on(serve(config, &directory, arguments.ready_json, stdin_end));
+    let outcome = runtime.block_on(serve(config, arguments.ready_json, stdin_end));
     // What still runs after an orderly stop is late; nothing that was acknowledged depends on it.
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(
-    config: Config,
-    directory: &Path,
-    ready_json: bool,
-    stdin_end: Option<oneshot::Receiver<()>>,
-) -> Result<(), CliError> {
+async fn serve(config: Config, ready_json: bool, stdin_end: Option<oneshot::Receiver<()>>) -> Result<(), CliError> {
     let mut signals = Signals::install()?;
-    let app = tokio::select! {
-        app = App::start(config) => app?,
+    // The first start may have made the account already, and its secrets are shown only once: it goes on to its end.
+    let mut start = pin!(App::start(config));
+    let (mut app, early) = tokio::select! {
+        app = &mut start => (app?, None),
         signal = signals.next() => {
-            info!("{signal} before the start was complete");
-            return Ok(());
+            info!("{signal} before the start was complete; stopping after it");
+            (unless_again(&mut signals, start).await?, Some(signal))
         }
     };
-    let shown = welcome::show(app.ready(), directory, ready_json);
-    if shown.is_ok() {
+    let mut outcome = welcome::show(&app, ready_json).map_err(CliError::from);
+    if outcome.is_ok() {
         let reason = tokio::select! {
-            signal = signals.next() => signal,
+            signal = async { match early { Some(signal) => signal, None => signals.next().await } } => signal,
             () = ended(stdin_end) => "the end of standard input",
+            error = app.ended() => {
+                error!("{}", one_line(&error));
+                outcome = Err(error.into());
+                "the service can't go on"
+            }
         };
         info!("stopping: {reason}");
     }
-    tokio::select! {
-        stopped = tokio::time::timeout(SHUTDOWN_MAX, app.stop()) => {
-            if let Ok(stopped) = stopped {
-                stopped?;
-            } else {
-                warn!("not everything stopped within {} s; ending anyway", SHUTDOWN_MAX.as_secs());
-            }
+    match unless_again(&mut signals, tokio::time::timeout(SHUTDOWN_MAX, app.stop())).await {
+        // What made it stop is worth more than what came of that.
+        Ok(stopped) => outcome.and(stopped.map_err(CliError::from)),
+        Err(_) => {
+            warn!("not everything stopped within {} s; ending anyway", SHUTDOWN_MAX.as_secs());
+            outcome
         }
-        signal = second_signal(&mut signals) => {
+    }
+}
+
+/// Waits for the work after a first signal; a second one ends the process.
+async fn unless_again<T>(signals: &mut Signals, work: impl Future<Output = T>) -> T {
+    tokio::select! {
+        outcome = work => outcome,
+        signal = second_signal(signals) => {
             warn!("second signal ({signal}); ending at once");
             process::exit(1);
         }
     }
-    Ok(shown?)
 }
 
 /// The next signal that isn't the echo of the first.

@@ -3,15 +3,11 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tracing::warn;
 
-use crate::app::{FirstStart, Ready};
-
-/// The file in the data directory that takes the secrets when nobody looks at standard output.
-const FIRST_START_FILE: &str = "first-start.txt";
+use crate::app::{App, AppError, FirstStart, Ready};
 
 /// Why what the start made can't be shown.
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +21,10 @@ pub enum WelcomeError {
         source: io::Error,
     },
     /// The file with the secrets can't be written.
-    #[error("cannot write {}{}", path.display(), start_over(true))]
+    #[error("{source}{}", start_over(true))]
     File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// Why not.
+        source: AppError,
     },
 }
 
@@ -58,7 +52,8 @@ struct ReadyLine<'a> {
 }
 
 /// Shows where the service is reached, and on the first start what was generated.
-pub(super) fn show(ready: &Ready, directory: &Path, ready_json: bool) -> Result<(), WelcomeError> {
+pub(super) fn show(app: &App, ready_json: bool) -> Result<(), WelcomeError> {
+    let ready = app.ready();
     let mut text = String::new();
     if ready_json {
         text = ready_line(ready);
@@ -68,9 +63,9 @@ pub(super) fn show(ready: &Ready, directory: &Path, ready_json: bool) -> Result<
         if io::stdout().is_terminal() {
             text.push_str(&secrets);
         } else {
-            let path = directory.join(FIRST_START_FILE);
-            write_private(&path, &format!("{}{secrets}", ready_text(ready)))
-                .map_err(|source| WelcomeError::File { path: path.clone(), source })?;
+            // Nobody looks at standard output, or it ends in some log.
+            let text = format!("{}{secrets}", ready_text(ready));
+            let path = app.write_first_start(&text).map_err(|source| WelcomeError::File { source })?;
             // A warning, so that it is seen under every usual filter.
             warn!("first start: the new account, its token and how to use it are in {}", path.display());
         }
@@ -135,17 +130,6 @@ fn tunnel_text(endpoint: &str) -> Option<String> {
             address.port()
         )
     })
-}
-
-/// Writes a file that only the owner can read, whole or not at all.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    // Such a file is made with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -222,18 +206,5 @@ mod tests {
         let later: serde_json::Value = serde_json::from_str(&ready_line(&ready(None))).unwrap();
         let keys = later.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         assert_eq!(keys, ["endpoint", "multiaddrs", "peer_id", "pid"]);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn the_file_with_secrets_is_private_and_replaces_an_older_one() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(FIRST_START_FILE);
-        std::fs::write(&path, "older").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        write_private(&path, "secret").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

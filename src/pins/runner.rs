@@ -33,6 +33,9 @@ pub enum RunnerError {
     /// The unfinished pins can't be read.
     #[error("the unfinished pins can't be read: {0}")]
     Records(#[from] RecordsError),
+    /// It has a bug.
+    #[error("the task that carries out the pins has panicked; the log says where")]
+    Panicked,
 }
 
 /// A running fetch.
@@ -67,14 +70,35 @@ pub struct Runner {
 #[derive(Debug)]
 pub struct RunnerTask {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<(), RunnerError>>,
+    /// Gone when its end was told.
+    task: Option<JoinHandle<Result<(), RunnerError>>>,
 }
 
 impl RunnerTask {
-    /// Ends all fetches; what they stored stays. Returns the error that ended the runner before, if any.
+    /// Waits until the runner ends by itself, which it shouldn't. Its end is told once; after that this waits for ever.
+    pub async fn ended(&mut self) -> Result<(), RunnerError> {
+        let Some(task) = &mut self.task else { return std::future::pending().await };
+        let outcome = task.await;
+        self.task = None;
+        joined(outcome)
+    }
+
+    /// Ends all fetches; what they stored stays. Returns the error that ended the runner before, unless it was told.
     pub async fn stop(self) -> Result<(), RunnerError> {
         let _ = self.stop.send(());
-        self.task.await.unwrap_or(Ok(()))
+        match self.task {
+            Some(task) => joined(task.await),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The outcome of the runner's task. It is cancelled only when the whole program ends.
+fn joined(outcome: Result<Result<(), RunnerError>, JoinError>) -> Result<(), RunnerError> {
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => Err(RunnerError::Panicked),
+        Err(_) => Ok(()),
     }
 }
 
@@ -102,7 +126,7 @@ impl Runner {
     pub fn spawn(self, changes: mpsc::Receiver<PinChange>, events: mpsc::Receiver<NodeEvent>) -> RunnerTask {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(self.run(changes, events, stopped));
-        RunnerTask { stop, task }
+        RunnerTask { stop, task: Some(task) }
     }
 
     async fn run(
@@ -371,5 +395,24 @@ fn stall_sentence(record: &PinRecord, had_provider: bool, progress: &Progress) -
         format!(
             "none of the origins is connected and no other peer has the content; {reached}. Keep the node that has it running, and connected to one of the delegates"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panicking() -> RunnerTask {
+        let task = tokio::spawn(async { panic!("a panic that the test wants") });
+        RunnerTask { stop: oneshot::channel().0, task: Some(task) }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_once() {
+        assert!(matches!(panicking().stop().await, Err(RunnerError::Panicked)));
+        let mut runner = panicking();
+        assert!(matches!(runner.ended().await, Err(RunnerError::Panicked)));
+        assert!(futures::poll!(std::pin::pin!(runner.ended())).is_pending());
+        runner.stop().await.unwrap();
     }
 }
