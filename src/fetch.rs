@@ -20,7 +20,7 @@ use crate::bitswap::session::Session;
 use crate::dag::walk::{Walk, WalkError};
 use crate::model::{Block, cids::codec};
 use crate::net::{NodeGone, NodeHandle, PeerId, SessionEvent, SessionHandle};
-use crate::store::blocks::{BlockReader, BlockWriter, BlocksError};
+use crate::store::blocks::{BlockReader, BlockWriter, BlocksError, Ticket};
 
 /// CIDs that are looked up in the store at a time.
 const LOOKUP_CIDS_MAX: usize = 512;
@@ -156,6 +156,7 @@ impl Fetcher {
             lookup: None,
             puts: FuturesUnordered::new(),
             waiting_blocks: Vec::new(),
+            ticket: None,
             unstored_bytes: 0,
             progress: FetchProgress::new(now),
             rates: VecDeque::new(),
@@ -214,6 +215,8 @@ struct Run<'fetcher> {
     puts: FuturesUnordered<BoxFuture<'static, Put>>,
     /// Blocks that came and aren't handed to the store yet.
     waiting_blocks: Vec<Block>,
+    /// Covers `waiting_blocks`.
+    ticket: Option<Ticket>,
     unstored_bytes: u64,
     progress: FetchProgress,
     rates: VecDeque<(Instant, u64)>,
@@ -312,6 +315,8 @@ impl Run<'_> {
             SessionEvent::Block { from, block } => {
                 let bytes = block.data().len() as u64;
                 if self.session.handle_block(from, block.cid(), bytes, now) {
+                    // Before its links are followed: see `Ticket`.
+                    self.ticket.get_or_insert_with(|| self.fetcher.writer.ticket());
                     self.walk.add_block(block.cid(), block.data())?;
                     self.progress.last_block_at = now;
                     self.quiet_since = now;
@@ -332,7 +337,13 @@ impl Run<'_> {
         let cids = blocks.iter().map(|block| *block.cid()).collect();
         let bytes = blocks.iter().map(|block| block.data().len() as u64).sum();
         let writer = self.fetcher.writer.clone();
-        self.puts.push(async move { Put { cids, bytes, result: writer.put(blocks).await } }.boxed());
+        let ticket = self.ticket.take();
+        let put = async move {
+            let result = writer.put(blocks).await;
+            drop(ticket);
+            Put { cids, bytes, result }
+        };
+        self.puts.push(put.boxed());
     }
 
     async fn handle_put(&mut self, put: Put) -> Result<(), FetchError> {
@@ -384,7 +395,7 @@ async fn answer(lookup: Option<&mut Lookup>) -> Result<Result<Vec<(Cid, Held)>, 
 
 fn look_up(reader: &BlockReader, cids: Vec<Cid>) -> Result<Vec<(Cid, Held)>, BlocksError> {
     let is_leaf = |cid: &Cid| matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
-    let sizes = reader.sizes_many(&cids)?;
+    let sizes = reader.hold_many(&cids)?;
     let nodes: Vec<Cid> =
         cids.iter().zip(&sizes).filter(|(cid, size)| size.is_some() && !is_leaf(cid)).map(|(cid, _)| *cid).collect();
     let mut data = reader.get_many(&nodes)?.into_iter();

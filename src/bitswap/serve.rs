@@ -125,6 +125,7 @@ impl Server {
                 ledger.queue.push_back(entry.cid);
             }
         }
+        ledger.sweep_queue();
         self.take_turn(peer);
     }
 
@@ -274,6 +275,15 @@ impl Ledger {
             }
         }
         false
+    }
+
+    /// A cancel leaves its entry in the queue; wanting and cancelling again and again must not let it grow.
+    fn sweep_queue(&mut self) {
+        if self.queue.len() > 2 * WANTS_PER_PEER_MAX {
+            let (mut seen, wants) = (HashSet::new(), &self.wants);
+            let is_queued = |cid: &Cid| matches!(wants.get(cid), Some(Want { state: State::Queued, .. }));
+            self.queue.retain(|cid| is_queued(cid) && seen.insert(*cid));
+        }
     }
 
     fn sweep_waiting(&mut self) {
@@ -436,6 +446,18 @@ mod tests {
         assert_eq!(ledger.wants.len(), 1);
         assert!(ledger.waiting.len() <= 2 * WANTS_PER_PEER_MAX + 1);
         assert_eq!(server.wanted[block(1).cid().hash()].len(), 1);
+    }
+
+    #[test]
+    fn wanting_and_cancelling_again_and_again_does_not_grow_the_queue() {
+        let mut server = server();
+        let entry = want(block(1).cid(), WantKind::Block);
+        for _ in 0..5 * WANTS_PER_PEER_MAX {
+            server.handle_wants(PEER, vec![entry.clone(), WantEntry { cancel: true, ..entry.clone() }], false);
+        }
+        assert!(server.ledgers[&PEER].queue.len() <= 2 * WANTS_PER_PEER_MAX + 1);
+        server.handle_wants(PEER, vec![entry], false);
+        assert_eq!(server.poll_job().unwrap().wants.len(), 1);
     }
 
     #[test]

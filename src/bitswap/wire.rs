@@ -83,6 +83,8 @@ pub struct Incoming {
     pub blocks: Vec<Block>,
     /// Entries and blocks that were left out, because their CID or hash isn't usable.
     pub skipped: usize,
+    /// The message's length in bytes.
+    pub bytes: usize,
 }
 
 /// Why a message can't be read.
@@ -173,7 +175,7 @@ impl Fields {
 /// Entries with a CID that can't be read, blocks with a hash that can't be computed and entries past the bounds are
 /// counted in [`Incoming::skipped`], not errors: another version of the protocol may well know more.
 pub fn decode(message: Bytes) -> Result<Incoming, WireError> {
-    let mut incoming = Incoming::default();
+    let mut incoming = Incoming { bytes: message.len(), ..Incoming::default() };
     let mut fields = Fields { data: message };
     while let Some(field) = fields.next()? {
         match field {
@@ -205,6 +207,8 @@ fn push_block(incoming: &mut Incoming, prefix: Option<CidPrefix>, data: Bytes) -
     if incoming.blocks.len() == BLOCKS_PER_MESSAGE_MAX {
         return Err(WireError::TooManyBlocks);
     }
+    // A view keeps the whole message in memory: right for one that is all block, not for a small block in a large message.
+    let data = if data.len() < incoming.bytes / 2 { Bytes::copy_from_slice(&data) } else { data };
     match prefix.map(|prefix| Block::from_prefix(prefix, data)) {
         Some(Ok(block)) => incoming.blocks.push(block),
         _ => incoming.skipped += 1,

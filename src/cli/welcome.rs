@@ -2,6 +2,7 @@
 //! a file that only the owner can read, or in the line of JSON that a program asked for; never in the log.
 
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -118,9 +119,22 @@ fn first_start_text(ready: &Ready, first_start: &FirstStart) -> String {
          password    {password}\n  \
          token       {token}\n\n\
          Where your IPFS node runs, paste:\n\n\
-         ipfs pin remote service add pinnace {} {token}\n\n",
-        ready.endpoint
+         ipfs pin remote service add pinnace {} {token}\n\n{}",
+        ready.endpoint,
+        tunnel_text(&ready.endpoint).unwrap_or_default()
     )
+}
+
+/// How to get to an endpoint that only this machine reaches.
+fn tunnel_text(endpoint: &str) -> Option<String> {
+    let address: SocketAddr = endpoint.strip_prefix("http://")?.split('/').next()?.parse().ok()?;
+    address.ip().is_loopback().then(|| {
+        format!(
+            "If that is another machine, open a way to this endpoint first, and leave it open:\n\n\
+             ssh -N -L {}:{address} USER@THIS-MACHINE\n\n",
+            address.port()
+        )
+    })
 }
 
 /// Writes a file that only the owner can read, whole or not at all.
@@ -170,6 +184,14 @@ mod tests {
         assert!(text.contains("admin@pinnace.example") && text.contains("secret-password"), "{text}");
         let configured = FirstStart { password: None, ..first_start() };
         assert!(first_start_text(&ready(None), &configured).contains("(as configured)"));
+    }
+
+    #[test]
+    fn the_way_from_another_machine_is_told_where_there_is_none() {
+        let text = first_start_text(&ready(Some(first_start())), &first_start());
+        assert!(text.lines().any(|line| line == "ssh -N -L 4080:127.0.0.1:4080 USER@THIS-MACHINE"), "{text}");
+        let open = Ready { endpoint: "http://203.0.113.7:4080/api/psa/".to_owned(), ..ready(None) };
+        assert!(!first_start_text(&open, &first_start()).contains("ssh"));
     }
 
     #[test]

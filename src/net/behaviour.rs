@@ -59,6 +59,8 @@ struct Connection {
 struct Peer {
     connections: Vec<Connection>,
     keep_alive: bool,
+    /// The node was told that the peer doesn't speak Bitswap.
+    mute: bool,
 }
 
 /// The Bitswap behaviour.
@@ -114,6 +116,15 @@ impl Bitswap {
         Handler::new(self.peers.get(peer).is_some_and(|state| state.keep_alive))
     }
 
+    /// None of the peer's connections takes messages: for the node it is gone, until it speaks Bitswap after all.
+    fn silence(&mut self, peer: PeerId) {
+        self.keep_alive(peer, false);
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if !std::mem::replace(&mut state.mute, true) {
+            self.push(ToSwarm::GenerateEvent(Event::Unsupported(peer)));
+        }
+    }
+
     fn connection_closed(&mut self, peer: PeerId, id: ConnectionId, remaining: usize) {
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let position = state.connections.iter().position(|connection| connection.id == Some(id));
@@ -121,6 +132,10 @@ impl Bitswap {
         if remaining == 0 {
             self.peers.remove(&peer);
             self.push(ToSwarm::GenerateEvent(Event::Disconnected(peer)));
+            return;
+        }
+        if state.connections.iter().all(|connection| connection.unsupported) {
+            self.silence(peer);
             return;
         }
         for _ in 0..closed.wants_unsent {
@@ -166,7 +181,7 @@ impl NetworkBehaviour for Bitswap {
                 let state = self.peers.entry(peer).or_default();
                 let first = state.connections.is_empty();
                 state.connections.push(Connection { id: Some(established.connection_id), ..Connection::default() });
-                if first {
+                if first || std::mem::take(&mut state.mute) {
                     self.push(ToSwarm::GenerateEvent(Event::Connected(peer)));
                 }
             }
@@ -198,14 +213,21 @@ impl NetworkBehaviour for Bitswap {
                 if let Some(connection) = connection {
                     connection.unsupported = true;
                 }
-                let mute = self
-                    .peers
-                    .get(&peer)
-                    .is_none_or(|state| state.connections.iter().all(|connection| connection.unsupported));
+                let state = self.peers.get(&peer);
+                if state.is_none_or(|state| state.connections.iter().all(|connection| connection.unsupported)) {
+                    self.silence(peer);
+                }
+                return;
+            }
+            FromHandler::Supported => {
+                if let Some(connection) = connection {
+                    connection.unsupported = false;
+                }
+                let mute = self.peers.get_mut(&peer).is_some_and(|state| std::mem::take(&mut state.mute));
                 if !mute {
                     return;
                 }
-                Event::Unsupported(peer)
+                Event::Connected(peer)
             }
         };
         self.push(ToSwarm::GenerateEvent(event));

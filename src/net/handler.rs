@@ -79,6 +79,8 @@ pub enum FromHandler {
     Sent(Lane, bool),
     /// The peer doesn't speak Bitswap.
     Unsupported,
+    /// The peer speaks Bitswap after all.
+    Supported,
     /// A stream was ended because of what came through it.
     Misbehaved(String),
 }
@@ -133,7 +135,9 @@ impl InboundBytes {
         let connection = self.connection.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let process = INBOUND_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.held += bytes;
-        if connection > INBOUND_BYTES_PER_CONNECTION_MAX || process > INBOUND_BYTES_MAX {
+        // Nobody may hold more than is still free, so that those who hoard squeeze each other, not everyone.
+        let free = INBOUND_BYTES_MAX.saturating_sub(process);
+        if connection > INBOUND_BYTES_PER_CONNECTION_MAX || connection > free {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many unfinished messages at once"));
         }
         Ok(())
@@ -205,6 +209,10 @@ async fn read_message(reader: &mut Reader) -> io::Result<Option<Incoming>> {
     }
     let message: Bytes = reader.buffer.split_to(length).freeze();
     reader.filled -= length;
+    if length > FIRST_READ_BYTES {
+        // A view of the message's memory would keep all of it for as long as the stream rests.
+        reader.buffer = BytesMut::from(&reader.buffer[..reader.filled]);
+    }
     wire::decode(message).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
 
@@ -212,7 +220,10 @@ async fn read_message(reader: &mut Reader) -> io::Result<Option<Incoming>> {
 async fn fill(reader: &mut Reader, room: usize, in_message: bool) -> io::Result<usize> {
     if reader.buffer.len() == reader.filled {
         let room = room.max(reader.filled + 1);
-        reader.bytes.grow(room - reader.filled)?;
+        // The room of streams that rest is bounded by their number.
+        if in_message {
+            reader.bytes.grow(room - reader.filled)?;
+        }
         reader.buffer.resize(room, 0);
     }
     let read = reader.stream.read(&mut reader.buffer[reader.filled..]);
@@ -409,6 +420,12 @@ impl ConnectionHandler for Handler {
                     return;
                 }
                 stream.ignore_for_keep_alive();
+                if matches!(self.outbound, Outbound::Unsupported) {
+                    // Who opens Bitswap to us speaks it.
+                    self.outbound = Outbound::None;
+                    self.failures = 0;
+                    self.events.push_back(FromHandler::Supported);
+                }
                 let bytes = InboundBytes { connection: Arc::clone(&self.inbound_bytes), held: 0 };
                 self.inbound.push(read(Reader { stream, bytes, buffer: BytesMut::new(), filled: 0 }).boxed());
             }

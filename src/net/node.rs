@@ -136,6 +136,8 @@ fn build_swarm(keypair: &Keypair, options: &Options, profile: &Profile) -> Resul
         .with_max_pending_incoming(Some(PENDING_CONNECTIONS_MAX))
         .with_max_pending_outgoing(Some(PENDING_CONNECTIONS_MAX))
         .with_max_established(Some(options.connections_max))
+        // Strangers must not take the places that dialling origins needs.
+        .with_max_established_incoming(Some(options.connections_max - options.connections_max / 8))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
@@ -239,10 +241,14 @@ impl EventLoop {
                 event = self.swarm.select_next_some() => self.handle_swarm_event(event),
                 command = commands.recv() => {
                     let mut next = command;
-                    for _ in 0..COMMANDS_IN_A_ROW_MAX {
+                    for carried_out in 1..=COMMANDS_IN_A_ROW_MAX {
                         match next {
                             None | Some(Command::Stop) => return,
                             Some(command) => self.handle_command(command),
+                        }
+                        // What is taken out of the queue has to be carried out, so the last one is not followed.
+                        if carried_out == COMMANDS_IN_A_ROW_MAX {
+                            break;
                         }
                         match commands.try_recv() {
                             Ok(command) => next = Some(command),

@@ -31,9 +31,8 @@ pub fn read(reader: &BlockReader, job: &ReadJob) -> ReadResult {
                 if wanted.is_empty() || bytes + size <= ANSWER_BYTES_TARGET {
                     wanted.push(*cid);
                     bytes += size;
-                } else {
-                    break;
                 }
+                // Others are for the next job; what is small or not here is answered now, ahead of blocks.
             }
         }
     }

@@ -6,8 +6,10 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
@@ -22,6 +24,10 @@ const YAMUX_STREAMS_MAX: usize = 256;
 
 /// Incoming streams on one QUIC connection.
 const QUIC_STREAMS_MAX: u32 = 256;
+
+/// How long setting up a connection may take, either way: a peer that accepts and then says nothing would otherwise hold
+/// one of the bounded places for connections in the making for ever.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Builds the transport of a node.
 pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
@@ -38,7 +44,7 @@ pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, S
     let both = OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed();
     let guarded = Guarded { inner: both, profile };
     let transport = match dns::tokio::Transport::system(guarded) {
-        Ok(transport) => transport.boxed(),
+        Ok(transport) => TransportTimeout::new(transport, CONNECT_MAX).boxed(),
         Err(error) => return Err(io::Error::other(format!("the system's DNS configuration can't be read: {error}"))),
     };
     Ok(transport)

@@ -234,8 +234,10 @@ impl Runner {
                 tracing::error!(%pin, %error, "a pin can't be stored");
                 self.wait(pin, format!("the block store can't take it: {error}"), Some(progress));
             }
-            // The next start goes on with it.
-            Err(FetchError::Node(_) | FetchError::Stopping) => {}
+            Err(error @ (FetchError::Node(_) | FetchError::Stopping)) => {
+                tracing::warn!(%pin, %error, "a fetch was cut off");
+                self.wait(pin, "it was cut off; see the log".into(), Some(progress));
+            }
         }
     }
 

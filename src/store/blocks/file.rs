@@ -9,6 +9,7 @@ use redb::{
     WriteTransaction,
 };
 
+use super::guard::Guard;
 use super::{BlocksError, SCHEMA_VERSION};
 
 /// Packed bytes of blocks, by segment number.
@@ -17,8 +18,28 @@ pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::ne
 /// Where each block is, by the bytes of its multihash: see [`super::pack::Place`].
 pub(super) const INDEX: TableDefinition<'_, &[u8], [u8; 16]> = TableDefinition::new("index");
 
+/// The length of each segment in bytes, so that finding the mostly dead ones doesn't read them all.
+pub(super) const SEGMENT_SIZES: TableDefinition<'_, u64, u32> = TableDefinition::new("segment_sizes");
+
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const META_SCHEMA: &str = "schema";
+/// No new segment gets a number below this.
+const META_SEGMENTS_FLOOR: &str = "segments_floor";
+
+/// The lowest number that a new segment may get, when there is no segment.
+pub(super) fn floor(transaction: &WriteTransaction) -> Result<u64, BlocksError> {
+    Ok(transaction.open_table(META)?.get(META_SEGMENTS_FLOOR)?.map_or(0, |floor| floor.value()))
+}
+
+/// Keeps numbers below `floor` from being used again.
+pub(super) fn raise_floor(transaction: &WriteTransaction, floor: u64) -> Result<(), BlocksError> {
+    let mut meta = transaction.open_table(META)?;
+    let before = meta.get(META_SEGMENTS_FLOOR)?.map_or(0, |floor| floor.value());
+    if before < floor {
+        meta.insert(META_SEGMENTS_FLOOR, floor)?;
+    }
+    Ok(())
+}
 
 type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 
@@ -26,6 +47,8 @@ type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 /// closes it and opens it again.
 pub(super) struct BlockFile {
     name: String,
+    /// What keeps a garbage collection and everything else out of each other's way.
+    pub(super) guard: Guard,
     opener: Opener,
     /// An error in place of the database when it couldn't be opened again.
     database: RwLock<Result<Database, Arc<redb::Error>>>,
@@ -49,7 +72,7 @@ impl BlockFile {
         let open_error = |error: redb::Error| BlocksError::Open { path: name.clone(), source: Arc::new(error) };
         let database = opener().map_err(|error| open_error(error.into()))?;
         check_schema(&database, &name)?;
-        Ok(Self { name, opener, database: RwLock::new(Ok(database)) })
+        Ok(Self { name, guard: Guard::default(), opener, database: RwLock::new(Ok(database)) })
     }
 
     /// A transaction that reads the state of this moment.
@@ -114,6 +137,7 @@ fn check_schema(database: &Database, name: &str) -> Result<(), BlocksError> {
             None => {
                 meta.insert(META_SCHEMA, SCHEMA_VERSION)?;
                 transaction.open_table(SEGMENTS)?;
+                transaction.open_table(SEGMENT_SIZES)?;
                 transaction.open_table(INDEX)?;
                 Ok(())
             }

@@ -9,6 +9,8 @@
 //! while a failed file is opened again. Identity CIDs are never stored: they are answered from themselves.
 
 mod file;
+mod gc;
+mod guard;
 mod pack;
 mod reader;
 mod writer;
@@ -16,12 +18,16 @@ mod writer;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod gc_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+pub use gc::{BlockCollector, Collection, GcPhase, GcReport};
+pub use guard::Ticket;
 pub use reader::{BlockReader, BlockStats};
 pub use writer::{BlockWriter, PendingPut};
 
@@ -112,6 +118,11 @@ impl BlockStore {
     /// A handle that writes.
     pub fn writer(&self) -> BlockWriter {
         self.writer.clone()
+    }
+
+    /// A handle that collects garbage.
+    pub fn collector(&self) -> BlockCollector {
+        BlockCollector { file: self.reader.file() }
     }
 
     /// Commits what was submitted, then ends the writing thread. Blocks until that is done; readers go on working.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::file::{INDEX, SEGMENTS};
+use super::file::{self, INDEX, SEGMENT_SIZES, SEGMENTS};
 use super::{BlocksError, SEGMENT_BYTES};
 use crate::model::Block;
 use crate::model::block::IDENTITY_HASH;
@@ -22,6 +22,29 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// A number that no other block has, for bitmaps. An empty block shares its number with the block behind it.
+    pub(super) fn number(self) -> u64 {
+        self.segment << 16 | u64::from(self.offset)
+    }
+
+    /// The segments over which the block runs: those before the last one are full.
+    pub(super) fn segments(self) -> std::ops::RangeInclusive<u64> {
+        let end = (self.offset as usize + self.length as usize).saturating_sub(1).max(self.offset as usize);
+        self.segment..=self.segment + (end / SEGMENT_BYTES) as u64
+    }
+
+    /// The block's bytes in each segment over which it runs.
+    pub(super) fn parts(self) -> impl Iterator<Item = (u64, u64)> {
+        let mut rest = u64::from(self.length);
+        let mut room = (SEGMENT_BYTES as u64).saturating_sub(u64::from(self.offset));
+        self.segments().map(move |segment| {
+            let part = rest.min(room);
+            rest -= part;
+            room = SEGMENT_BYTES as u64;
+            (segment, part)
+        })
+    }
+
     /// The form in the index: three big-endian numbers.
     pub(super) fn to_bytes(self) -> [u8; 16] {
         let packed = u128::from(self.segment) << 64 | u128::from(self.offset) << 32 | u128::from(self.length);
@@ -47,7 +70,7 @@ pub(super) fn append<'a>(
     blocks: impl Iterator<Item = &'a Block>,
 ) -> Result<(), BlocksError> {
     let mut index = transaction.open_table(INDEX)?;
-    let mut segments = Segments::new(transaction.open_table(SEGMENTS)?)?;
+    let mut segments = Segments::new(transaction)?;
     let mut places: Vec<(Vec<u8>, Place)> = Vec::new();
     let mut in_batch: HashSet<Vec<u8>> = HashSet::new();
     for block in blocks {
@@ -69,24 +92,29 @@ pub(super) fn append<'a>(
 }
 
 /// Cuts a run of bytes into segments.
-struct Segments<'t> {
+pub(super) struct Segments<'t> {
     table: Table<'t, u64, &'static [u8]>,
+    sizes: Table<'t, u64, u32>,
     /// The number of the segment that is being filled.
     number: u64,
     buffer: Vec<u8>,
 }
 
 impl<'t> Segments<'t> {
-    fn new(table: Table<'t, u64, &'static [u8]>) -> Result<Self, BlocksError> {
-        let number = table.last()?.map_or(0, |(number, _)| number.value() + 1);
-        Ok(Self { table, number, buffer: Vec::with_capacity(SEGMENT_BYTES) })
+    /// Continues behind the last segment.
+    pub(super) fn new(transaction: &'t WriteTransaction) -> Result<Self, BlocksError> {
+        let table = transaction.open_table(SEGMENTS)?;
+        let sizes = transaction.open_table(SEGMENT_SIZES)?;
+        let last = sizes.last()?.map_or(0, |(number, _)| number.value() + 1);
+        let number = last.max(file::floor(transaction)?);
+        Ok(Self { table, sizes, number, buffer: Vec::with_capacity(SEGMENT_BYTES) })
     }
 
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a block has at most BLOCK_BYTES_MAX bytes, a segment SEGMENT_BYTES"
     )]
-    fn push(&mut self, data: &Bytes) -> Result<Place, BlocksError> {
+    pub(super) fn push(&mut self, data: &Bytes) -> Result<Place, BlocksError> {
         let place = Place { segment: self.number, offset: self.buffer.len() as u32, length: data.len() as u32 };
         let mut rest = data.as_ref();
         while !rest.is_empty() {
@@ -102,9 +130,11 @@ impl<'t> Segments<'t> {
     }
 
     /// Ends the segment that is being filled, unless it is empty.
-    fn flush(&mut self) -> Result<(), BlocksError> {
+    #[expect(clippy::cast_possible_truncation, reason = "a segment has at most SEGMENT_BYTES")]
+    pub(super) fn flush(&mut self) -> Result<(), BlocksError> {
         if !self.buffer.is_empty() {
             self.table.insert(self.number, self.buffer.as_slice())?;
+            self.sizes.insert(self.number, self.buffer.len() as u32)?;
             self.number += 1;
             self.buffer.clear();
         }

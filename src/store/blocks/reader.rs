@@ -30,6 +30,28 @@ impl BlockReader {
         Self { file }
     }
 
+    pub(super) fn file(&self) -> Arc<BlockFile> {
+        Arc::clone(&self.file)
+    }
+
+    /// The lengths of blocks in bytes, as [`BlockReader::sizes_many`] says them, for a fetch that relies on those that are
+    /// held: a garbage collection that runs keeps them from now on.
+    pub fn hold_many(&self, cids: &[Cid]) -> Result<Vec<Option<u32>>, BlocksError> {
+        let places = self.file.read(|transaction| {
+            let index = transaction.open_table(INDEX)?;
+            cids.iter().map(|cid| locate(&index, cid)).collect::<Result<Vec<_>, _>>()
+        })?;
+        let stored = places.iter().filter_map(|found| match found {
+            Some(Found::Stored(place)) => Some(*place),
+            _ => None,
+        });
+        if self.file.guard.mark(stored) {
+            // One that was swept before it was marked is seen to be gone.
+            return self.sizes_many(cids);
+        }
+        Ok(places.into_iter().map(|found| found.map(Found::length)).collect())
+    }
+
     /// Whether the store has the block of `cid`.
     pub fn has(&self, cid: &Cid) -> Result<bool, BlocksError> {
         self.size(cid).map(|size| size.is_some())
@@ -75,6 +97,21 @@ impl BlockReader {
 
 #[cfg(test)]
 impl BlockReader {
+    /// Whether a collection keeps marks.
+    pub(super) fn is_collecting(&self) -> bool {
+        self.file.guard.marks().is_some()
+    }
+
+    /// The numbers of all segments.
+    pub(super) fn segment_numbers(&self) -> Vec<u64> {
+        use redb::ReadableTable as _;
+        let numbers = self.file.read(|transaction| {
+            let segments = transaction.open_table(SEGMENTS)?;
+            segments.iter()?.map(|segment| Ok(segment?.0.value())).collect()
+        });
+        numbers.unwrap()
+    }
+
     /// Bytes in all segments.
     pub(super) fn segment_bytes(&self) -> usize {
         use redb::ReadableTable as _;

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::file::BlockFile;
+use super::guard::Ticket;
 use super::{BlocksError, pack};
 use crate::model::Block;
 
@@ -43,6 +44,7 @@ pub struct BlockWriter {
     messages: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
     permits_max: u32,
+    file: Arc<BlockFile>,
 }
 
 /// A put that is queued. Dropping it doesn't take the blocks back.
@@ -60,6 +62,12 @@ impl PendingPut {
 }
 
 impl BlockWriter {
+    /// To be held by who has received blocks, from before their links are followed until their put has returned: so long a
+    /// garbage collection waits with looking at what is reachable.
+    pub fn ticket(&self) -> Ticket {
+        self.file.guard.ticket()
+    }
+
     /// Stores blocks; when this returns they are durable. Blocks that the store has are skipped.
     pub async fn put(&self, blocks: Vec<Block>) -> Result<(), BlocksError> {
         self.submit(blocks).await?.committed().await
@@ -93,11 +101,12 @@ pub(super) fn start(
     let permits = (write_buffer_bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
     let permits_max = u32::try_from(permits).unwrap_or(u32::MAX);
     let (messages, receiver) = mpsc::channel();
+    let writer_file = Arc::clone(&file);
     let thread = thread::Builder::new()
         .name("block-writer".into())
         .spawn(move || run(&file, &receiver))
         .map_err(|error| BlocksError::Storage(Arc::new(redb::Error::Io(error))))?;
-    Ok((BlockWriter { messages, room: Arc::new(Semaphore::new(permits)), permits_max }, thread))
+    Ok((BlockWriter { messages, room: Arc::new(Semaphore::new(permits)), permits_max, file: writer_file }, thread))
 }
 
 fn run(file: &BlockFile, messages: &mpsc::Receiver<Message>) {
@@ -156,6 +165,10 @@ impl Group {
     }
 
     fn write(&self, file: &BlockFile) -> Result<(), BlocksError> {
-        file.write(|transaction| pack::append(transaction, self.jobs.iter().flat_map(|job| &job.blocks)))
+        file.write(|transaction| {
+            let blocks = || self.jobs.iter().flat_map(|job| &job.blocks);
+            pack::append(transaction, blocks())?;
+            file.guard.mark_written(transaction, blocks())
+        })
     }
 }

@@ -1,0 +1,398 @@
+//! Garbage collection: keeps what is reachable from the roots, and gives the space of the rest back.
+//!
+//! Three phases, each in small steps between which everything else goes on:
+//! *mark* walks the DAGs of the roots into a bitmap, *sweep* takes unmarked blocks out of the index, and *vacate* moves
+//! what is left in mostly dead segments to new ones and drops those. A stop at any step loses nothing; the next
+//! collection finds what this one left.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use cid::Cid;
+use redb::{ReadableTable, ReadableTableMetadata};
+use roaring::RoaringTreemap;
+
+use super::BlocksError;
+use super::file::{BlockFile, INDEX, SEGMENT_SIZES, SEGMENTS, raise_floor};
+use super::pack::{self, Place, Segments};
+use crate::dag::links::links;
+use crate::model::block::IDENTITY_HASH;
+use crate::model::cids::codec;
+
+/// Blocks that one step of the walk reads.
+const MARK_BLOCKS: usize = if cfg!(test) { 64 } else { 256 };
+
+/// Index entries that one step of the sweep looks at; fewer in tests, which look between the steps.
+const SWEEP_ENTRIES: usize = if cfg!(test) { 128 } else { 8192 };
+
+/// Bytes of blocks that one step moves.
+const MOVE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Blocks that are listed at a time to be moved: about 100 bytes of memory each.
+const MOVE_BLOCKS_MAX: u64 = 500_000;
+
+/// A segment with less than this share of live bytes, in per cent, is vacated. What is left is then at most 1.25 times
+/// what lives.
+const LIVE_PERCENT_MIN: u64 = 80;
+
+/// What a collection did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Blocks that are reachable from the roots, or became wanted meanwhile.
+    pub kept_blocks: u64,
+    /// Blocks that were removed.
+    pub removed_blocks: u64,
+    /// Bytes of the removed blocks.
+    pub removed_bytes: u64,
+    /// Blocks that were moved out of mostly dead segments.
+    pub moved_blocks: u64,
+    /// Segments whose space is free now.
+    pub dropped_segments: u64,
+}
+
+/// Where a collection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GcPhase {
+    /// Walks the DAGs of the roots.
+    Mark,
+    /// Takes dead blocks out of the index.
+    Sweep,
+    /// Empties mostly dead segments.
+    Vacate,
+    /// Is done.
+    Done,
+}
+
+/// A running collection. Dropping it before it is done is safe.
+#[derive(Debug)]
+pub struct Collection {
+    file: Arc<BlockFile>,
+    phase: GcPhase,
+    pending: Vec<Cid>,
+    /// All roots were added.
+    sealed: bool,
+    /// Blocks whose links were followed, by codec: the same bytes have other links under another codec.
+    walked: HashMap<u64, RoaringTreemap>,
+    /// The last key that the sweep looked at.
+    swept_to: Option<Vec<u8>>,
+    /// What lives in each segment below `segments_end`.
+    live: BTreeMap<u64, Live>,
+    /// Segments from here on are newer than this collection, and left alone.
+    segments_end: u64,
+    moves: Moves,
+    report: GcReport,
+}
+
+/// What lives in a segment.
+#[derive(Debug, Clone, Copy, Default)]
+struct Live {
+    bytes: u64,
+    /// Blocks of which at least a part is in the segment.
+    blocks: u64,
+}
+
+/// The segments that are being vacated, and the blocks in them.
+#[derive(Debug, Default)]
+struct Moves {
+    /// Segments to vacate that have no turn yet.
+    segments: BTreeSet<u64>,
+    /// Those whose turn it is.
+    turn: BTreeSet<u64>,
+    blocks: Vec<(Vec<u8>, Place)>,
+    planned: bool,
+}
+
+/// A handle that begins collections.
+#[derive(Debug, Clone)]
+pub struct BlockCollector {
+    pub(super) file: Arc<BlockFile>,
+}
+
+impl BlockCollector {
+    /// Begins a collection. The roots have to be read after this returns: whatever is found or put from now on is kept,
+    /// and what was received before is durable. Waits for what is on its way to the disk. Only one may run at a
+    /// time.
+    pub fn begin(&self) -> Result<Collection, BlocksError> {
+        let file = Arc::clone(&self.file);
+        file.guard.begin();
+        let segments_end = file.read(|transaction| {
+            let last = transaction.open_table(SEGMENT_SIZES)?.last()?.map(|(number, _)| number.value());
+            Ok(last.map_or(0, |last| last + 1))
+        })?;
+        Ok(Collection {
+            file,
+            phase: GcPhase::Mark,
+            pending: Vec::new(),
+            sealed: false,
+            walked: HashMap::new(),
+            swept_to: None,
+            live: BTreeMap::new(),
+            segments_end,
+            moves: Moves::default(),
+            report: GcReport::default(),
+        })
+    }
+}
+
+impl Drop for Collection {
+    fn drop(&mut self) {
+        self.file.guard.end();
+    }
+}
+
+impl Collection {
+    /// A root whose DAG, as far as it is held, is kept. To be called before [`Collection::seal_roots`].
+    pub fn add_root(&mut self, root: &Cid) {
+        debug_assert!(!self.sealed, "a root after the last one would not be walked");
+        self.pending.push(*root);
+    }
+
+    /// There are no more roots: when those that were added are walked, the sweep begins.
+    pub fn seal_roots(&mut self) {
+        self.sealed = true;
+    }
+
+    /// Whether roots that were added aren't walked yet.
+    pub fn has_unwalked_roots(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// What was done up to now.
+    pub fn report(&self) -> GcReport {
+        self.report
+    }
+
+    /// The phase of the next step.
+    pub fn phase(&self) -> GcPhase {
+        self.phase
+    }
+
+    /// Does the next piece of work, of a bounded size.
+    pub fn step(&mut self) -> Result<GcPhase, BlocksError> {
+        match self.phase {
+            GcPhase::Mark => self.mark()?,
+            GcPhase::Sweep => self.sweep()?,
+            GcPhase::Vacate => self.vacate()?,
+            GcPhase::Done => {}
+        }
+        Ok(self.phase)
+    }
+
+    fn mark(&mut self) -> Result<(), BlocksError> {
+        let mut found: Vec<Place> = Vec::new();
+        let (pending, walked) = (&mut self.pending, &mut self.walked);
+        self.file.read(|transaction| {
+            let index = transaction.open_table(INDEX)?;
+            let segments = transaction.open_table(SEGMENTS)?;
+            for _ in 0..MARK_BLOCKS {
+                let Some(cid) = pending.pop() else { break };
+                if cid.hash().code() == IDENTITY_HASH {
+                    push_links(pending, &cid, &bytes::Bytes::copy_from_slice(cid.hash().digest()));
+                    continue;
+                }
+                let Some(key) = pack::key(&cid) else { continue };
+                let Some(place) = index.get(key.as_slice())?.map(|place| Place::from_bytes(place.value())) else {
+                    // Not here yet, or never: a fetch that brings it keeps what is below it.
+                    continue;
+                };
+                found.push(place);
+                let is_leaf = matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
+                if !is_leaf && walked.entry(cid.codec()).or_default().insert(place.number()) {
+                    push_links(pending, &cid, &pack::read(&segments, place)?);
+                }
+            }
+            Ok(())
+        })?;
+        self.file.guard.mark(found.into_iter());
+        if self.pending.is_empty() && self.sealed {
+            self.walked = HashMap::new();
+            self.phase = GcPhase::Sweep;
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), BlocksError> {
+        let start = self.swept_to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut marks = None;
+        let mut last = None;
+        let mut live: Vec<Place> = Vec::new();
+        let mut dead: Vec<(Vec<u8>, Place)> = Vec::new();
+        self.file.write(|transaction| {
+            let mut index = transaction.open_table(INDEX)?;
+            // Held until after the commit: a fetch that marks a block now looks for it only then.
+            let held = marks.insert(self.file.guard.marks());
+            let Some(marks) = held.as_ref() else { return Ok(()) };
+            for entry in index.range::<&[u8]>((start, Bound::Unbounded))?.take(SWEEP_ENTRIES) {
+                let (key, place) = entry?;
+                let place = Place::from_bytes(place.value());
+                last = Some(key.value().to_vec());
+                if marks.contains(place.number()) {
+                    live.push(place);
+                } else {
+                    dead.push((key.value().to_vec(), place));
+                }
+            }
+            for (key, _) in &dead {
+                index.remove(key.as_slice())?;
+            }
+            Ok(())
+        })?;
+        drop(marks);
+        for place in live {
+            self.report.kept_blocks += 1;
+            for (segment, bytes) in place.parts() {
+                if segment < self.segments_end {
+                    let live = self.live.entry(segment).or_default();
+                    live.bytes += bytes;
+                    live.blocks += 1;
+                }
+            }
+        }
+        self.report.removed_blocks += dead.len() as u64;
+        self.report.removed_bytes += dead.iter().map(|(_, place)| u64::from(place.length)).sum::<u64>();
+        match last {
+            Some(last) => self.swept_to = Some(last),
+            None => {
+                self.file.guard.end();
+                self.phase = GcPhase::Vacate;
+            }
+        }
+        Ok(())
+    }
+
+    fn vacate(&mut self) -> Result<(), BlocksError> {
+        if !self.moves.planned {
+            self.plan_moves()?;
+        }
+        if self.moves.blocks.is_empty() {
+            if self.moves.segments.is_empty() {
+                self.phase = GcPhase::Done;
+                return Ok(());
+            }
+            self.list_blocks()?;
+        }
+        self.move_blocks()
+    }
+
+    /// Finds the segments to vacate, and drops those without any live byte.
+    fn plan_moves(&mut self) -> Result<(), BlocksError> {
+        let (live, end) = (&self.live, self.segments_end);
+        let mut empty = Vec::new();
+        let segments = &mut self.moves.segments;
+        self.file.read(|transaction| {
+            for entry in transaction.open_table(SEGMENT_SIZES)?.range(..end)? {
+                let (number, size) = entry?;
+                let (number, size) = (number.value(), u64::from(size.value()));
+                match live.get(&number) {
+                    None => empty.push(number),
+                    Some(live) if live.bytes * 100 < size * LIVE_PERCENT_MIN => {
+                        segments.insert(number);
+                    }
+                    Some(_) => {}
+                }
+            }
+            Ok(())
+        })?;
+        self.moves.planned = true;
+        self.drop_segments(&empty)
+    }
+
+    /// Lists the blocks of as many segments as their number allows.
+    fn list_blocks(&mut self) -> Result<(), BlocksError> {
+        // At least one segment gets its turn.
+        let mut count = 0;
+        while count < MOVE_BLOCKS_MAX {
+            let Some(segment) = self.moves.segments.pop_first() else { break };
+            count += self.live.get(&segment).map_or(0, |live| live.blocks);
+            self.moves.turn.insert(segment);
+        }
+        let (turn, blocks) = (&self.moves.turn, &mut self.moves.blocks);
+        self.file.read(|transaction| {
+            for entry in transaction.open_table(INDEX)?.iter()? {
+                let (key, place) = entry?;
+                let place = Place::from_bytes(place.value());
+                if turn.range(place.segments()).next().is_some() {
+                    blocks.push((key.value().to_vec(), place));
+                }
+            }
+            Ok(())
+        })?;
+        // Blocks that lay together stay together.
+        self.moves.blocks.sort_unstable_by_key(|(_, place)| std::cmp::Reverse(place.number()));
+        Ok(())
+    }
+
+    fn move_blocks(&mut self) -> Result<(), BlocksError> {
+        let mut bytes = 0;
+        let mut batch = Vec::new();
+        while bytes < MOVE_BYTES {
+            let Some((key, place)) = self.moves.blocks.pop() else { break };
+            bytes += place.length as usize;
+            batch.push((key, place));
+        }
+        self.file.write(|transaction| {
+            let mut moved = Vec::new();
+            {
+                let segments = transaction.open_table(SEGMENTS)?;
+                for (key, place) in &batch {
+                    moved.push((key, pack::read(&segments, *place)?));
+                }
+            }
+            let mut segments = Segments::new(transaction)?;
+            let mut index = transaction.open_table(INDEX)?;
+            for (key, data) in moved {
+                let place = segments.push(&data)?;
+                index.insert(key.as_slice(), place.to_bytes())?;
+            }
+            segments.flush()
+        })?;
+        self.report.moved_blocks += batch.len() as u64;
+        let mut empty: BTreeSet<u64> = BTreeSet::new();
+        for (segment, bytes) in batch.iter().flat_map(|(_, place)| place.parts()) {
+            let Some(live) = self.live.get_mut(&segment) else { continue };
+            live.bytes = live.bytes.saturating_sub(bytes);
+            live.blocks = live.blocks.saturating_sub(1);
+            if live.blocks == 0 {
+                empty.insert(segment);
+            }
+        }
+        if self.moves.blocks.is_empty() {
+            empty.extend(std::mem::take(&mut self.moves.turn));
+        }
+        for segment in &empty {
+            self.moves.turn.remove(segment);
+            self.moves.segments.remove(segment);
+        }
+        self.drop_segments(&empty.into_iter().collect::<Vec<_>>())
+    }
+
+    fn drop_segments(&mut self, numbers: &[u64]) -> Result<(), BlocksError> {
+        for numbers in numbers.chunks(1024) {
+            let dropped = self.file.write(|transaction| {
+                let mut segments = transaction.open_table(SEGMENTS)?;
+                let mut sizes = transaction.open_table(SEGMENT_SIZES)?;
+                let before = sizes.len()?;
+                for number in numbers {
+                    segments.remove(number)?;
+                    sizes.remove(number)?;
+                }
+                // Numbers only grow, even when the last segments go.
+                if let Some(last) = numbers.iter().max() {
+                    raise_floor(transaction, last + 1)?;
+                }
+                Ok(before - sizes.len()?)
+            })?;
+            self.report.dropped_segments += dropped;
+        }
+        Ok(())
+    }
+}
+
+/// Follows the links of a node. One that can't be read has none that a pin could rely on: its pin failed.
+fn push_links(pending: &mut Vec<Cid>, cid: &Cid, data: &bytes::Bytes) {
+    match links(cid, data) {
+        Ok(children) => pending.extend(children),
+        Err(error) => tracing::debug!(%cid, %error, "a held block has no readable links"),
+    }
+}
