@@ -10,13 +10,14 @@ use redb::{
 };
 
 use super::guard::Guard;
+use super::pack::PlaceBytes;
 use super::{BlocksError, SCHEMA_VERSION};
 
 /// Packed bytes of blocks, by segment number.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
 
-/// Where each block is, by the bytes of its multihash: see [`super::pack::Place`].
-pub(super) const INDEX: TableDefinition<'_, &[u8], [u8; 16]> = TableDefinition::new("index");
+/// Where each block is ([`super::pack::Place`]), by [`super::pack::key`].
+pub(super) const INDEX: TableDefinition<'_, &[u8], &PlaceBytes> = TableDefinition::new("index");
 
 /// The length of each segment in bytes, so that finding the mostly dead ones doesn't read them all.
 pub(super) const SEGMENT_SIZES: TableDefinition<'_, u64, u32> = TableDefinition::new("segment_sizes");

@@ -411,9 +411,9 @@ async fn a_missing_segment_is_an_error_and_no_panic() {
 fn places_read_back() {
     for place in [
         Place { segment: 0, offset: 0, length: 0 },
-        Place { segment: u64::MAX, offset: 1, length: u32::MAX },
-        Place { segment: 1 << 40, offset: u32::MAX, length: 7 },
+        Place { segment: (1 << 40) - 1, offset: 1, length: u32::try_from(BLOCK_BYTES_MAX).unwrap() },
+        Place { segment: 1 << 39, offset: u32::try_from(SEGMENT_BYTES).unwrap(), length: 7 },
     ] {
-        assert_eq!(Place::from_bytes(place.to_bytes()), place);
+        assert_eq!(Place::from_bytes(&place.to_bytes()), place);
     }
 }

@@ -166,9 +166,9 @@ impl Group {
 
     fn write(&self, file: &BlockFile) -> Result<(), BlocksError> {
         file.write(|transaction| {
-            let blocks = || self.jobs.iter().flat_map(|job| &job.blocks);
-            pack::append(transaction, blocks())?;
-            file.guard.mark_written(transaction, blocks())
+            let blocks: Vec<&Block> = self.jobs.iter().flat_map(|job| &job.blocks).collect();
+            pack::append(transaction, &blocks)?;
+            file.guard.mark_written(transaction, blocks.into_iter())
         })
     }
 }
