@@ -1,7 +1,7 @@
 //! How fast the stores are, and how much room they take: the figures of `docs/BENCHMARKS.md`.
 //!
-//! `cargo bench --bench store -- [ROW…] [--rounds N] [--directory DIR] [--blocks N] [--gib N]` runs the rows named, or all
-//! but the long ones (`big`, `open`). What is compared is alternated within one run, and medians are printed: a disk
+//! `cargo bench --bench store -- [ROW…] [--rounds N] [--directory DIR] [--blocks N] [--gib N] [--cache MIB]
+//! [--buffer MIB]` runs the rows named, or all but the long ones (`big`, `open`). What is compared is alternated within one run, and medians are printed: a disk
 //! that others use too makes figures of different runs incomparable. Operations of microseconds (`quick`) are criterion's.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that can't go on may as well panic")]
@@ -27,6 +27,8 @@ struct Settings {
     directory: PathBuf,
     blocks: u64,
     gib: u64,
+    cache_mib: usize,
+    buffer_mib: usize,
 }
 
 /// A row's name, whether it takes minutes or gigabytes and so must be named, and what it does.
@@ -52,6 +54,9 @@ fn main() {
         directory: PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
         blocks: 10_000_000,
         gib: 20,
+        // As in `config/default.toml`.
+        cache_mib: 64,
+        buffer_mib: 32,
     };
     let mut names = Vec::new();
     let mut is_bench = false;
@@ -63,6 +68,8 @@ fn main() {
             "--rounds" => settings.rounds = value().parse().expect("a number"),
             "--directory" => settings.directory = value().into(),
             "--blocks" => settings.blocks = value().parse().expect("a number"),
+            "--cache" => settings.cache_mib = value().parse().expect("a number"),
+            "--buffer" => settings.buffer_mib = value().parse().expect("a number"),
             "--gib" => settings.gib = value().parse().expect("a number"),
             _ => names.push(argument),
         }

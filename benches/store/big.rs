@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::Settings;
 use super::tools::{
-    KIB, MIB, Random, Scratch, block, blocks, disk_bytes, import, jobs, latencies, memory_mb, open, seconds,
+    KIB, MIB, Random, Scratch, block, blocks, cpu_seconds, disk_bytes, import, jobs, latencies, memory_mb, open,
+    seconds,
 };
 
 const WINDOW: u64 = 500_000;
@@ -16,6 +17,7 @@ const WINDOW: u64 = 500_000;
 fn until_ready(settings: &Settings, row: &str) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--bench", row, "--blocks", &settings.blocks.to_string(), "--gib", &settings.gib.to_string()])
+        .args(["--cache", &settings.cache_mib.to_string(), "--buffer", &settings.buffer_mib.to_string()])
         .arg("--directory")
         .arg(&settings.directory)
         .stdout(Stdio::piped())
@@ -32,9 +34,9 @@ fn until_ready(settings: &Settings, row: &str) {
     assert!(!child.wait().unwrap().success(), "the process should have been killed in the middle of its writing");
 }
 
-fn time_open(path: &Path) {
+fn time_open(path: &Path, settings: &Settings) {
     let start = Instant::now();
-    let store = open(path);
+    let store = open(path, settings);
     println!("open after kill -9: {:.1?} at {:.1} GB on disk", start.elapsed(), disk_bytes(path) as f64 / 1e9);
     store.close();
 }
@@ -44,9 +46,9 @@ pub fn big(settings: &Settings) {
     let scratch = Scratch::new(&settings.directory, "big");
     let path = scratch.path("blocks.redb");
     until_ready(settings, "child-big");
-    time_open(&path);
+    time_open(&path, settings);
     let before = memory_mb("VmRSS");
-    let store = open(&path);
+    let store = open(&path, settings);
     let reader = store.reader();
     println!("big: {} blocks, {:.3} x payload", reader.stats().unwrap().blocks, {
         disk_bytes(&path) as f64 / (reader.stats().unwrap().blocks * KIB as u64) as f64
@@ -74,7 +76,7 @@ pub fn big(settings: &Settings) {
 pub fn child_big(settings: &Settings) {
     let path = settings.directory.join("bench-big/blocks.redb");
     let before = memory_mb("VmRSS");
-    let store = open(&path);
+    let store = open(&path, settings);
     let writer = store.writer();
     // The blocks are made on another thread, a little ahead.
     let (sender, receiver) = std::sync::mpsc::sync_channel(64);
@@ -87,17 +89,28 @@ pub fn child_big(settings: &Settings) {
         }
     });
     let mut written = 0;
+    let mut cpu = cpu_seconds();
     while written < settings.blocks + 2 * WINDOW {
         let taken = seconds(|| {
             import(&writer, receiver.iter().take(usize::try_from(WINDOW / 256).unwrap()));
         });
         written += WINDOW / 256 * 256;
-        println!("big at {written}: {:.0} blocks/s", WINDOW as f64 / taken);
+        let cpu_now = cpu_seconds();
+        let blocks = WINDOW as f64;
+        // The making of the blocks is in this figure of processor time.
+        println!(
+            "big at {written}: {:.0} blocks/s, {:.1} µs of CPU each",
+            blocks / taken,
+            (cpu_now - cpu) * 1e6 / blocks
+        );
+        cpu = cpu_now;
     }
     println!(
-        "big memory of the writer: {} MB at most, {} MB now, {before} MB before opening, a cache of 64 MiB included",
+        "big memory of the writer: {} MB at most, {} MB now, {before} MB before opening; cache {} MiB, buffer {} MiB",
         memory_mb("VmHWM"),
-        memory_mb("VmRSS")
+        memory_mb("VmRSS"),
+        settings.cache_mib,
+        settings.buffer_mib
     );
     println!("ready");
     import(&writer, receiver.iter());
@@ -108,14 +121,14 @@ pub fn open_after_kill(settings: &Settings) {
     let scratch = Scratch::new(&settings.directory, "open");
     for _ in 0..settings.rounds {
         until_ready(settings, "child-open");
-        time_open(&scratch.path("blocks.redb"));
+        time_open(&scratch.path("blocks.redb"), settings);
     }
 }
 
 /// Writes 1 MiB blocks until there are `gib` GiB, and goes on.
 pub fn child_open(settings: &Settings) {
     let path = settings.directory.join("bench-open/blocks.redb");
-    let store = open(&path);
+    let store = open(&path, settings);
     let writer = store.writer();
     let mut number = store.reader().stats().unwrap().blocks + 1_000_000;
     loop {

@@ -38,7 +38,7 @@ fn records_commit(records: &Records, number: u64) {
 /// A lone put and a lone commit of the records, against a bare commit.
 pub fn lone(settings: &Settings) {
     let scratch = Scratch::new(&settings.directory, "lone");
-    let store = open(&scratch.path("blocks.redb"));
+    let store = open(&scratch.path("blocks.redb"), settings);
     let records = Records::open(&scratch.path("records.redb"), 16 << 20).unwrap();
     let bare = bare_file(&scratch.path("bare"));
     import(&store.writer(), jobs(&blocks(1 << 40, 1024, 256 * KIB)));
@@ -66,7 +66,7 @@ pub fn busy(settings: &Settings) {
     let (mut puts, mut changes, mut bares) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..settings.rounds as u64 {
         let scratch = Scratch::new(&settings.directory, "busy");
-        let store = open(&scratch.path("blocks.redb"));
+        let store = open(&scratch.path("blocks.redb"), settings);
         let records = Records::open(&scratch.path("records.redb"), 16 << 20).unwrap();
         let bare = bare_file(&scratch.path("bare"));
         let done = AtomicBool::new(false);

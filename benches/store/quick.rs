@@ -8,7 +8,7 @@ use super::tools::{KIB, Random, Scratch, blocks, import, jobs, open};
 /// Looking up and reading in a store of 100,000 blocks of 1 KiB and 1,000 of 256 KiB.
 pub fn quick(settings: &Settings) {
     let scratch = Scratch::new(&settings.directory, "quick");
-    let store = open(&scratch.path("blocks.redb"));
+    let store = open(&scratch.path("blocks.redb"), settings);
     let small = blocks(0, 100_000, KIB);
     let large = blocks(1 << 40, 1000, 256 * KIB);
     import(&store.writer(), jobs(&small));

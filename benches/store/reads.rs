@@ -48,7 +48,7 @@ fn on_threads(threads: usize, reads: usize, job: impl Fn(u64, usize) + Sync) -> 
 pub fn read(settings: &Settings) {
     let scratch = Scratch::new(&settings.directory, "read");
     let (path, flat_path) = (scratch.path("blocks.redb"), scratch.path("flat"));
-    let store = open(&path);
+    let store = open(&path, settings);
     let cids: Vec<Cid> = {
         let all = blocks(0, COUNT as u64, LENGTH);
         import(&store.writer(), jobs(&all));

@@ -7,15 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::Settings;
 use futures::executor::block_on;
 use pinnace::model::Block;
 use pinnace::model::cids::codec;
 use pinnace::store::blocks::{BlockStore, BlockWriter, PendingPut};
-
-/// As `config/default.toml` has it.
-pub const CACHE_BYTES: usize = 64 << 20;
-/// As `config/default.toml` has it.
-pub const WRITE_BUFFER_BYTES: usize = 32 << 20;
 
 pub const KIB: usize = 1024;
 pub const MIB: usize = 1024 * 1024;
@@ -85,8 +81,8 @@ impl Drop for Scratch {
     }
 }
 
-pub fn open(path: &Path) -> BlockStore {
-    BlockStore::open(path, CACHE_BYTES, WRITE_BUFFER_BYTES).unwrap()
+pub fn open(path: &Path, settings: &Settings) -> BlockStore {
+    BlockStore::open(path, settings.cache_mib * MIB, settings.buffer_mib * MIB).unwrap()
 }
 
 /// Submits jobs as fast as the queue takes them, and waits until all are durable.
@@ -165,6 +161,14 @@ pub fn latencies(values: &mut [Duration]) -> String {
 pub fn p99(values: &mut [Duration]) -> Duration {
     values.sort_unstable();
     values[(values.len() - 1) * 99 / 100]
+}
+
+/// Seconds of processor time that this process has used.
+pub fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // What stands before may contain blanks. The clock of these figures ticks 100 times a second.
+    let figures: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    (figures[11].parse::<f64>().unwrap() + figures[12].parse::<f64>().unwrap()) / 100.0
 }
 
 /// A figure of this process from `/proc/self/status`, in MB.

@@ -2,7 +2,8 @@
 
 use super::Settings;
 use super::tools::{
-    KIB, MIB, Scratch, block, blocks, disk_bytes, import, jobs, median, median_ratio, open, seconds, write_flat,
+    KIB, MIB, Scratch, block, blocks, cpu_seconds, disk_bytes, import, jobs, median, median_ratio, open, seconds,
+    write_flat,
 };
 
 /// File size over payload.
@@ -10,11 +11,10 @@ pub fn size(settings: &Settings) {
     for (name, length, count) in [("256 KiB", 256 * KIB, 4096), ("1 MiB", MIB, 1024), ("1 KiB", KIB, 1_000_000_u64)] {
         let scratch = Scratch::new(&settings.directory, "size");
         let path = scratch.path("blocks.redb");
-        let store = open(&path);
+        let store = open(&path, settings);
         let per_job = (256 * KIB / length).max(1) as u64;
-        let all = (0..count.div_ceil(per_job)).map(|job| {
-            (job * per_job..((job + 1) * per_job).min(count)).map(|number| block(number, length)).collect()
-        });
+        let all = (0..count.div_ceil(per_job))
+            .map(|job| (job * per_job..((job + 1) * per_job).min(count)).map(|number| block(number, length)).collect());
         import(&store.writer(), all);
         store.close();
         let payload = count * length as u64;
@@ -30,7 +30,7 @@ pub fn large(settings: &Settings) {
         let scratch = Scratch::new(&settings.directory, "large");
         let flat = || 1024.0 / seconds(|| write_flat(&scratch.path("flat"), &all, 16 * MIB));
         let packed = || {
-            let store = open(&scratch.path("blocks.redb"));
+            let store = open(&scratch.path("blocks.redb"), settings);
             1024.0 / seconds(|| import(&store.writer(), jobs(&all)))
         };
         // Who goes first takes turns too.
@@ -59,15 +59,17 @@ pub fn small(settings: &Settings) {
     let mut rates = Vec::new();
     for round in 0..settings.rounds {
         let scratch = Scratch::new(&settings.directory, "small");
-        let store = open(&scratch.path("blocks.redb"));
+        let store = open(&scratch.path("blocks.redb"), settings);
         let mut parts = Vec::new();
+        let cpu = cpu_seconds();
         let taken = seconds(|| {
             for quarter in all.chunks(250_000) {
                 parts.push(seconds(|| import(&store.writer(), jobs(quarter))));
             }
         });
         let parts: Vec<String> = parts.iter().map(|part| format!("{:.0}", 250_000.0 / part)).collect();
-        println!("small round {round}: {:.0} blocks/s (quarters: {})", 1e6 / taken, parts.join(", "));
+        let (rate, parts, cpu) = (1e6 / taken, parts.join(", "), cpu_seconds() - cpu);
+        println!("small round {round}: {rate:.0} blocks/s (quarters: {parts}), {cpu:.2} µs of CPU each");
         rates.push(1e6 / taken);
     }
     println!("small: {:.0} blocks/s", median(&rates));

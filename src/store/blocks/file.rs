@@ -96,6 +96,17 @@ impl BlockFile {
         write(database, job)
     }
 
+    /// As [`BlockFile::write`], but the transaction is undone, which costs nothing, when the job says `false`.
+    pub(super) fn write_if(
+        &self,
+        job: impl FnOnce(&WriteTransaction) -> Result<bool, BlocksError>,
+    ) -> Result<(), BlocksError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().map_err(|error| BlocksError::OutOfService(Arc::clone(error)))?;
+        let transaction = begin(database)?;
+        if job(&transaction)? { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
+    }
+
     /// Whether the file failed and couldn't be opened again since.
     pub(super) fn is_out_of_service(&self) -> bool {
         self.database.read().unwrap_or_else(PoisonError::into_inner).is_err()
@@ -114,14 +125,19 @@ impl BlockFile {
     }
 }
 
-fn write<T>(
-    database: &Database,
-    job: impl FnOnce(&WriteTransaction) -> Result<T, BlocksError>,
-) -> Result<T, BlocksError> {
+fn begin(database: &Database) -> Result<WriteTransaction, BlocksError> {
     let mut transaction = database.begin_write()?;
     // Without quick repair, opening after a crash reads the whole file.
     transaction.set_quick_repair(true);
     transaction.set_durability(Durability::Immediate)?;
+    Ok(transaction)
+}
+
+fn write<T>(
+    database: &Database,
+    job: impl FnOnce(&WriteTransaction) -> Result<T, BlocksError>,
+) -> Result<T, BlocksError> {
+    let transaction = begin(database)?;
     let result = job(&transaction)?;
     transaction.commit()?;
     Ok(result)

@@ -159,11 +159,11 @@ fn candidates<'a>(blocks: &[&'a Block]) -> Vec<Candidate<'a>> {
 }
 
 /// Writes blocks to new segments, in their order, and notes each one's place.
-#[expect(clippy::cast_possible_truncation, reason = "a block has at most BLOCK_BYTES_MAX bytes, a segment SEGMENT_BYTES")]
-pub(super) fn write(
-    transaction: &WriteTransaction,
-    mut blocks: Vec<(&Bytes, &mut Place)>,
-) -> Result<(), BlocksError> {
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a block has at most BLOCK_BYTES_MAX bytes, a segment SEGMENT_BYTES"
+)]
+pub(super) fn write(transaction: &WriteTransaction, mut blocks: Vec<(&Bytes, &mut Place)>) -> Result<(), BlocksError> {
     let mut segments = transaction.open_table(SEGMENTS)?;
     let mut sizes = transaction.open_table(SEGMENT_SIZES)?;
     let last = sizes.last()?.map_or(0, |(number, _)| number.value() + 1);
