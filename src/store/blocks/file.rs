@@ -10,14 +10,15 @@ use redb::{
 };
 
 use super::guard::Guard;
+use super::pack::PlaceBytes;
 use super::{BlocksError, SCHEMA_VERSION};
 use crate::store::database;
 
 /// Packed bytes of blocks, by segment number.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
 
-/// Where each block is, by the bytes of its multihash: see [`super::pack::Place`].
-pub(super) const INDEX: TableDefinition<'_, &[u8], [u8; 16]> = TableDefinition::new("index");
+/// Where each block is ([`super::pack::Place`]), by [`super::pack::key`].
+pub(super) const INDEX: TableDefinition<'_, &[u8], &PlaceBytes> = TableDefinition::new("index");
 
 /// The length of each segment in bytes, so that finding the mostly dead ones doesn't read them all.
 pub(super) const SEGMENT_SIZES: TableDefinition<'_, u64, u32> = TableDefinition::new("segment_sizes");
@@ -96,6 +97,17 @@ impl BlockFile {
         write(database, job)
     }
 
+    /// As [`BlockFile::write`], but the transaction is undone, which costs nothing, when the job says `false`.
+    pub(super) fn write_if(
+        &self,
+        job: impl FnOnce(&WriteTransaction) -> Result<bool, BlocksError>,
+    ) -> Result<(), BlocksError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().map_err(|error| BlocksError::OutOfService(Arc::clone(error)))?;
+        let transaction = begin(database)?;
+        if job(&transaction)? { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
+    }
+
     /// Whether the file failed and couldn't be opened again since.
     pub(super) fn is_out_of_service(&self) -> bool {
         self.database.read().unwrap_or_else(PoisonError::into_inner).is_err()
@@ -114,14 +126,19 @@ impl BlockFile {
     }
 }
 
-fn write<T>(
-    database: &Database,
-    job: impl FnOnce(&WriteTransaction) -> Result<T, BlocksError>,
-) -> Result<T, BlocksError> {
+fn begin(database: &Database) -> Result<WriteTransaction, BlocksError> {
     let mut transaction = database.begin_write()?;
     // Without quick repair, opening after a crash reads the whole file.
     transaction.set_quick_repair(true);
     transaction.set_durability(Durability::Immediate)?;
+    Ok(transaction)
+}
+
+fn write<T>(
+    database: &Database,
+    job: impl FnOnce(&WriteTransaction) -> Result<T, BlocksError>,
+) -> Result<T, BlocksError> {
+    let transaction = begin(database)?;
     let result = job(&transaction)?;
     transaction.commit()?;
     Ok(result)

@@ -16,7 +16,7 @@ use roaring::RoaringTreemap;
 
 use super::BlocksError;
 use super::file::{BlockFile, INDEX, SEGMENT_SIZES, SEGMENTS, raise_floor};
-use super::pack::{self, Place, Segments};
+use super::pack::{self, Place};
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids::codec;
 
@@ -211,7 +211,7 @@ impl Collection {
                     continue;
                 }
                 let Some(key) = pack::key(&cid) else { continue };
-                let Some(place) = index.get(key.as_slice())?.map(|place| Place::from_bytes(place.value())) else {
+                let Some(place) = index.get(&*key)?.map(|place| Place::from_bytes(place.value())) else {
                     // Not here yet, or never: a fetch that brings it keeps what is below it.
                     continue;
                 };
@@ -355,16 +355,16 @@ impl Collection {
             {
                 let segments = transaction.open_table(SEGMENTS)?;
                 for (key, place) in &batch {
-                    moved.push((key, pack::read(&segments, *place)?));
+                    moved.push((key, pack::read(&segments, *place)?, *place));
                 }
             }
-            let mut segments = Segments::new(transaction)?;
+            pack::write(transaction, moved.iter_mut().map(|(_, data, place)| (&*data, place)).collect())?;
+            moved.sort_unstable_by_key(|(key, ..)| *key);
             let mut index = transaction.open_table(INDEX)?;
-            for (key, data) in moved {
-                let place = segments.push(&data)?;
-                index.insert(key.as_slice(), place.to_bytes())?;
+            for (key, _, place) in moved {
+                index.insert(key.as_slice(), &place.to_bytes())?;
             }
-            segments.flush()
+            Ok(())
         })?;
         self.report.moved_blocks += batch.len() as u64;
         let mut empty: BTreeSet<u64> = BTreeSet::new();

@@ -97,7 +97,7 @@ impl Guard {
         let index = transaction.open_table(INDEX)?;
         let mut places = Vec::new();
         for key in blocks.filter_map(|block| pack::key(block.cid())) {
-            if let Some(place) = redb::ReadableTable::get(&index, key.as_slice())? {
+            if let Some(place) = redb::ReadableTable::get(&index, &*key)? {
                 places.push(Place::from_bytes(place.value()));
             }
         }

@@ -31,8 +31,8 @@ pub use guard::Ticket;
 pub use reader::{BlockReader, BlockStats};
 pub use writer::{BlockWriter, PendingPut};
 
-/// The longest segment, in bytes: with redb's overhead just below the 64 KiB of a run of 16 pages.
-pub const SEGMENT_BYTES: usize = 65_000;
+/// The longest segment, in bytes: with the 16 bytes that redb adds to it, a run of 16 pages.
+pub const SEGMENT_BYTES: usize = 65_520;
 
 /// The version of the layout that this program writes.
 pub const SCHEMA_VERSION: u64 = 1;

@@ -1,14 +1,22 @@
 //! How blocks lie in segments: where one begins, how many are cut into segments, and how one is put together again.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
 
 use bytes::Bytes;
-use redb::{ReadableTable, Table, WriteTransaction};
+use cid::Cid;
+use redb::{ReadableTable, WriteTransaction};
 
 use super::file::{self, INDEX, SEGMENT_SIZES, SEGMENTS};
 use super::{BlocksError, SEGMENT_BYTES};
 use crate::model::Block;
 use crate::model::block::IDENTITY_HASH;
+use crate::model::limits::BLOCK_BYTES_MAX;
+
+/// The multihash code of SHA2-256, of which nearly all blocks are.
+const SHA2_256: u64 = 0x12;
+
+/// The length of its digest, in bytes.
+const SHA2_256_BYTES: usize = 32;
 
 /// Where a block lies: from `offset` in `segment` on, running over the following segments if it must.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,101 +53,154 @@ impl Place {
         })
     }
 
-    /// The form in the index: three big-endian numbers.
-    pub(super) fn to_bytes(self) -> [u8; 16] {
-        let packed = u128::from(self.segment) << 64 | u128::from(self.offset) << 32 | u128::from(self.length);
-        packed.to_be_bytes()
+    /// The form in the index: 5 bytes of the segment's number, 2 of the offset and 3 of the length, big-endian. Shorter
+    /// entries are fewer pages that a commit of small blocks has to write.
+    pub(super) fn to_bytes(self) -> PlaceBytes {
+        let packed = u128::from(self.segment) << 40 | u128::from(self.offset) << 24 | u128::from(self.length);
+        let [_, _, _, _, _, _, bytes @ ..] = packed.to_be_bytes();
+        bytes
     }
 
     /// Reads what [`Place::to_bytes`] made.
     #[expect(clippy::cast_possible_truncation, reason = "each cast takes one field out of the packed number")]
-    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
-        let packed = u128::from_be_bytes(bytes);
-        Self { segment: (packed >> 64) as u64, offset: (packed >> 32) as u32, length: packed as u32 }
+    pub(super) fn from_bytes(bytes: &PlaceBytes) -> Self {
+        let mut packed = [0; 16];
+        packed[6..].copy_from_slice(bytes);
+        let packed = u128::from_be_bytes(packed);
+        Self {
+            segment: (packed >> 40) as u64,
+            offset: (packed >> 24) as u32 & 0xffff,
+            length: packed as u32 & 0x00ff_ffff,
+        }
     }
 }
+
+/// The form of a [`Place`] in the index.
+pub(super) type PlaceBytes = [u8; 10];
+
+// What the fields of `PlaceBytes` can hold.
+const _: () = assert!(SEGMENT_BYTES <= 1 << 16 && BLOCK_BYTES_MAX < 1 << 24);
 
 /// The index key of a CID; `None` for an identity CID, which is never stored.
-pub(super) fn key(cid: &cid::Cid) -> Option<Vec<u8>> {
-    (cid.hash().code() != IDENTITY_HASH).then(|| cid.hash().to_bytes())
+///
+/// For SHA2-256 it is the bare digest; for everything else the multihash, one byte longer where that would make it as long
+/// as such a digest. The code and the length at its front tell any two of those apart.
+pub(super) fn key(cid: &Cid) -> Option<Cow<'_, [u8]>> {
+    let hash = cid.hash();
+    match (hash.code(), hash.digest()) {
+        (IDENTITY_HASH, _) => None,
+        (SHA2_256, digest) if digest.len() == SHA2_256_BYTES => Some(Cow::Borrowed(digest)),
+        _ => {
+            let mut multihash = hash.to_bytes();
+            if multihash.len() == SHA2_256_BYTES {
+                multihash.push(0);
+            }
+            Some(Cow::Owned(multihash))
+        }
+    }
 }
 
-/// Puts the blocks that the store doesn't have yet into new segments, in their order, and indexes them.
-pub(super) fn append<'a>(
-    transaction: &WriteTransaction,
-    blocks: impl Iterator<Item = &'a Block>,
-) -> Result<(), BlocksError> {
+/// A block of a batch, on its way into the index.
+struct Candidate<'a> {
+    /// The key's first bytes: nearly always enough to sort by, without a look at what `key` points to.
+    prefix: u64,
+    /// The block's place in the batch.
+    order: usize,
+    key: Cow<'a, [u8]>,
+}
+
+/// Puts the blocks that the store doesn't have yet into new segments, in their order, and indexes them. The answer is how
+/// many there were.
+pub(super) fn append(transaction: &WriteTransaction, blocks: &[&Block]) -> Result<usize, BlocksError> {
     let mut index = transaction.open_table(INDEX)?;
-    let mut segments = Segments::new(transaction)?;
-    let mut places: Vec<(Vec<u8>, Place)> = Vec::new();
-    let mut in_batch: HashSet<Vec<u8>> = HashSet::new();
-    for block in blocks {
-        let Some(key) = key(block.cid()) else { continue };
-        if in_batch.contains(&key) || index.get(key.as_slice())?.is_some() {
-            continue;
+    let mut candidates = candidates(blocks);
+    let mut known = Ok(());
+    candidates.retain(|candidate| match index.get(&*candidate.key) {
+        Ok(place) => place.is_none(),
+        Err(error) => {
+            known = Err(error);
+            false
         }
-        let place = segments.push(block.data())?;
-        in_batch.insert(key.clone());
-        places.push((key, place));
+    });
+    known?;
+    if candidates.is_empty() {
+        return Ok(0);
     }
-    segments.flush()?;
-    // Neighbours in the index share pages, so in this order each page is looked up once.
-    places.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
-    for (key, place) in places {
-        index.insert(key.as_slice(), place.to_bytes())?;
+    let mut places = vec![None; blocks.len()];
+    for candidate in &candidates {
+        places[candidate.order] = Some(Place { segment: 0, offset: 0, length: 0 });
+    }
+    let new = blocks.iter().zip(&mut places).filter_map(|(block, place)| Some((block.data(), place.as_mut()?)));
+    write(transaction, new.collect())?;
+    for Candidate { key, order, .. } in &candidates {
+        if let Some(place) = places[*order] {
+            index.insert(&**key, &place.to_bytes())?;
+        }
+    }
+    Ok(candidates.len())
+}
+
+/// The distinct blocks of a batch that can be stored, by key. Neighbours in the index share pages, so in this order each
+/// page is looked up once, as long as it is in some cache.
+fn candidates<'a>(blocks: &[&'a Block]) -> Vec<Candidate<'a>> {
+    let candidate = |(order, block): (usize, &&'a Block)| {
+        let key = key(block.cid())?;
+        let prefix = key.first_chunk().map_or(0, |prefix| u64::from_be_bytes(*prefix));
+        Some(Candidate { prefix, order, key })
+    };
+    let mut candidates: Vec<Candidate<'a>> = blocks.iter().enumerate().filter_map(candidate).collect();
+    candidates.sort_unstable_by(|left, right| {
+        (left.prefix.cmp(&right.prefix))
+            .then_with(|| left.key.cmp(&right.key))
+            .then_with(|| left.order.cmp(&right.order))
+    });
+    candidates.dedup_by(|later, first| later.prefix == first.prefix && later.key == first.key);
+    candidates
+}
+
+/// Writes blocks to new segments, in their order, and notes each one's place.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a block has at most BLOCK_BYTES_MAX bytes, a segment SEGMENT_BYTES"
+)]
+pub(super) fn write(transaction: &WriteTransaction, mut blocks: Vec<(&Bytes, &mut Place)>) -> Result<(), BlocksError> {
+    let mut segments = transaction.open_table(SEGMENTS)?;
+    let mut sizes = transaction.open_table(SEGMENT_SIZES)?;
+    let last = sizes.last()?.map_or(0, |(number, _)| number.value() + 1);
+    let first = last.max(file::floor(transaction)?);
+    let mut end = 0;
+    for (data, place) in &mut blocks {
+        **place = Place {
+            segment: first + (end / SEGMENT_BYTES) as u64,
+            offset: (end % SEGMENT_BYTES) as u32,
+            length: data.len() as u32,
+        };
+        end += data.len();
+    }
+    let mut parts = blocks.iter().map(|(data, _)| data.as_ref());
+    let mut rest: &[u8] = &[];
+    let mut number = first;
+    while end > 0 {
+        let length = end.min(SEGMENT_BYTES);
+        // Bytes go straight into redb's page.
+        let mut segment = segments.insert_reserve(number, length)?;
+        let mut room = segment.as_mut();
+        while !room.is_empty() {
+            if rest.is_empty() {
+                let Some(part) = parts.next() else { break };
+                rest = part;
+            }
+            let (now, later) = rest.split_at(rest.len().min(room.len()));
+            room[..now.len()].copy_from_slice(now);
+            room = &mut room[now.len()..];
+            rest = later;
+        }
+        drop(segment);
+        sizes.insert(number, length as u32)?;
+        end -= length;
+        number += 1;
     }
     Ok(())
-}
-
-/// Cuts a run of bytes into segments.
-pub(super) struct Segments<'t> {
-    table: Table<'t, u64, &'static [u8]>,
-    sizes: Table<'t, u64, u32>,
-    /// The number of the segment that is being filled.
-    number: u64,
-    buffer: Vec<u8>,
-}
-
-impl<'t> Segments<'t> {
-    /// Continues behind the last segment.
-    pub(super) fn new(transaction: &'t WriteTransaction) -> Result<Self, BlocksError> {
-        let table = transaction.open_table(SEGMENTS)?;
-        let sizes = transaction.open_table(SEGMENT_SIZES)?;
-        let last = sizes.last()?.map_or(0, |(number, _)| number.value() + 1);
-        let number = last.max(file::floor(transaction)?);
-        Ok(Self { table, sizes, number, buffer: Vec::with_capacity(SEGMENT_BYTES) })
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a block has at most BLOCK_BYTES_MAX bytes, a segment SEGMENT_BYTES"
-    )]
-    pub(super) fn push(&mut self, data: &Bytes) -> Result<Place, BlocksError> {
-        let place = Place { segment: self.number, offset: self.buffer.len() as u32, length: data.len() as u32 };
-        let mut rest = data.as_ref();
-        while !rest.is_empty() {
-            let room = SEGMENT_BYTES - self.buffer.len();
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            self.buffer.extend_from_slice(now);
-            rest = later;
-            if self.buffer.len() == SEGMENT_BYTES {
-                self.flush()?;
-            }
-        }
-        Ok(place)
-    }
-
-    /// Ends the segment that is being filled, unless it is empty.
-    #[expect(clippy::cast_possible_truncation, reason = "a segment has at most SEGMENT_BYTES")]
-    pub(super) fn flush(&mut self) -> Result<(), BlocksError> {
-        if !self.buffer.is_empty() {
-            self.table.insert(self.number, self.buffer.as_slice())?;
-            self.sizes.insert(self.number, self.buffer.len() as u32)?;
-            self.number += 1;
-            self.buffer.clear();
-        }
-        Ok(())
-    }
 }
 
 /// Puts the block at `place` together again.

@@ -8,7 +8,7 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 
 use super::BlocksError;
 use super::file::{BlockFile, INDEX, SEGMENTS};
-use super::pack::{self, Place};
+use super::pack::{self, Place, PlaceBytes};
 use crate::model::Block;
 
 /// What a store holds.
@@ -140,9 +140,9 @@ impl Found {
     }
 }
 
-fn locate(index: &ReadOnlyTable<&'static [u8], [u8; 16]>, cid: &Cid) -> Result<Option<Found>, BlocksError> {
+fn locate(index: &ReadOnlyTable<&'static [u8], &'static PlaceBytes>, cid: &Cid) -> Result<Option<Found>, BlocksError> {
     let Some(key) = pack::key(cid) else {
         return Ok(Block::from_identity(*cid).map(|block| Found::Inline(block.into_parts().1)));
     };
-    Ok(index.get(key.as_slice())?.map(|place| Found::Stored(Place::from_bytes(place.value()))))
+    Ok(index.get(&*key)?.map(|place| Found::Stored(Place::from_bytes(place.value()))))
 }

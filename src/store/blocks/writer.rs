@@ -1,7 +1,7 @@
 //! Writing blocks: a bounded queue and one thread that commits.
 //!
-//! An idle thread commits a job at once. While it commits, jobs queue up, and all of them (up to [`COMMIT_BYTES_MAX`]
-//! or [`COMMIT_BLOCKS_MAX`]) share the next commit. The queue is bounded in bytes: who submits more waits.
+//! An idle thread commits a job at once. While it commits, jobs queue up, and all of them (up to [`COMMIT_BYTES_MAX`], more
+//! of small blocks) share the next commit. The queue is bounded in bytes: who submits more waits.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -14,11 +14,18 @@ use super::guard::Ticket;
 use super::{BlocksError, pack};
 use crate::model::Block;
 
-/// Bytes of blocks after which a commit takes no further job.
+/// Bytes of blocks after which a commit takes no further job, unless the blocks are small.
 const COMMIT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// The same for blocks of [`SMALL_BLOCK_BYTES`] or less on average. Hashes fall anywhere in the index, so each such block
+/// makes a commit write a page of it, and the more blocks share a commit, the more of them share a page.
+const COMMIT_SMALL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Blocks after which a commit takes no further job.
-const COMMIT_BLOCKS_MAX: usize = 16_384;
+const COMMIT_BLOCKS_MAX: usize = 65_536;
+
+/// Up to this length, in bytes, a block costs a commit at least as much for its page of the index as for its data.
+const SMALL_BLOCK_BYTES: usize = 4096;
 
 /// What one permit of the queue stands for, in bytes.
 const PERMIT_BYTES: usize = 1024;
@@ -146,7 +153,9 @@ impl Group {
     }
 
     fn has_room(&self) -> bool {
-        self.bytes < COMMIT_BYTES_MAX && self.blocks < COMMIT_BLOCKS_MAX
+        let is_small = self.bytes <= self.blocks * SMALL_BLOCK_BYTES;
+        let bytes_max = if is_small { COMMIT_SMALL_BYTES_MAX } else { COMMIT_BYTES_MAX };
+        self.bytes < bytes_max && self.blocks < COMMIT_BLOCKS_MAX
     }
 
     fn commit(self, file: &BlockFile) {
@@ -165,10 +174,12 @@ impl Group {
     }
 
     fn write(&self, file: &BlockFile) -> Result<(), BlocksError> {
-        file.write(|transaction| {
-            let blocks = || self.jobs.iter().flat_map(|job| &job.blocks);
-            pack::append(transaction, blocks())?;
-            file.guard.mark_written(transaction, blocks())
+        file.write_if(|transaction| {
+            let blocks: Vec<&Block> = self.jobs.iter().flat_map(|job| &job.blocks).collect();
+            let new = pack::append(transaction, &blocks)?;
+            file.guard.mark_written(transaction, blocks.into_iter())?;
+            // What is there already is durable already.
+            Ok(new > 0)
         })
     }
 }
