@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, DatabaseError, StorageError};
+use redb::{Builder, Database, DatabaseError, Durability, StorageError, WriteTransaction};
 
 /// How long opening again waits for readers of the failed file to finish.
 const REOPEN_MAX: Duration = Duration::from_secs(1);
@@ -27,6 +27,15 @@ pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Database, Database
     }
     set_private(path).map_err(storage)?;
     Builder::new().set_cache_size(cache_bytes).open(path)
+}
+
+/// A write transaction whose commit is durable, and after which the file opens at once even when the process is killed:
+/// without quick repair, opening would read the whole file.
+pub(super) fn begin_write(database: &Database) -> Result<WriteTransaction, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    transaction.set_durability(Durability::Immediate)?;
+    Ok(transaction)
 }
 
 enum MakeError {
@@ -66,7 +75,7 @@ fn storage(error: io::Error) -> DatabaseError {
     DatabaseError::Storage(StorageError::Io(error))
 }
 
-type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
+pub(super) type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 
 /// An open file. After one failed access (a full disk is enough) redb refuses all further ones; [`Slot::reopen`] closes the
 /// file and opens it again.

@@ -1,18 +1,16 @@
-//! The redb file beneath the block store: its tables, its version, and opening it again after a failure.
+//! The redb file beneath the block store: its tables, its version, and its transactions.
 
-use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use redb::{
-    Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    WriteTransaction,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
 
 use super::guard::Guard;
 use super::pack::PlaceBytes;
 use super::{BlocksError, SCHEMA_VERSION};
-use crate::store::database;
+use crate::store::database::{self, Opener, Slot, begin_write};
 
 /// Packed bytes of blocks, by segment number.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
@@ -43,38 +41,28 @@ pub(super) fn raise_floor(transaction: &WriteTransaction, floor: u64) -> Result<
     Ok(())
 }
 
-type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
-
-/// The file. After one failed access redb refuses all further ones (a full disk is enough), so [`BlockFile::reopen`]
-/// closes it and opens it again.
+/// The file of the block store, with what keeps a garbage collection out of everyone's way.
+#[derive(Debug)]
 pub(super) struct BlockFile {
-    name: String,
-    /// What keeps a garbage collection and everything else out of each other's way.
+    slot: Slot,
     pub(super) guard: Guard,
-    opener: Opener,
-    /// An error in place of the database when it couldn't be opened again.
-    database: RwLock<Result<Database, Arc<redb::Error>>>,
-}
-
-impl fmt::Debug for BlockFile {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("BlockFile").field("name", &self.name).finish_non_exhaustive()
-    }
 }
 
 impl BlockFile {
     pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Self, BlocksError> {
         let file_path = path.to_owned();
         let opener = move || database::open(&file_path, cache_bytes);
-        Self::open_with(path.display().to_string(), Box::new(opener))
+        Self::open_with(&path.display().to_string(), Box::new(opener))
     }
 
     /// Opens whatever `opener` gives; `name` is for messages.
-    pub(super) fn open_with(name: String, opener: Opener) -> Result<Self, BlocksError> {
-        let open_error = |error: redb::Error| BlocksError::Open { path: name.clone(), source: Arc::new(error) };
-        let database = opener().map_err(|error| open_error(error.into()))?;
-        check_schema(&database, &name)?;
-        Ok(Self { name, guard: Guard::default(), opener, database: RwLock::new(Ok(database)) })
+    pub(super) fn open_with(name: &str, opener: Opener) -> Result<Self, BlocksError> {
+        let open_error =
+            |error: DatabaseError| BlocksError::Open { path: name.to_owned(), source: Arc::new(error.into()) };
+        let slot = Slot::open(name.to_owned(), opener).map_err(open_error)?;
+        let file = Self { slot, guard: Guard::default() };
+        file.with(|database| check_schema(database, name))?;
+        Ok(file)
     }
 
     /// A transaction that reads the state of this moment.
@@ -82,9 +70,7 @@ impl BlockFile {
         &self,
         job: impl FnOnce(&ReadTransaction) -> Result<T, BlocksError>,
     ) -> Result<T, BlocksError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().map_err(|error| BlocksError::OutOfService(Arc::clone(error)))?;
-        job(&database.begin_read()?)
+        self.with(|database| job(&database.begin_read()?))
     }
 
     /// A transaction that is durable when this returns `Ok`, and has no effect otherwise.
@@ -92,9 +78,12 @@ impl BlockFile {
         &self,
         job: impl FnOnce(&WriteTransaction) -> Result<T, BlocksError>,
     ) -> Result<T, BlocksError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().map_err(|error| BlocksError::OutOfService(Arc::clone(error)))?;
-        write(database, job)
+        self.with(|database| {
+            let transaction = begin_write(database)?;
+            let result = job(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
     }
 
     /// As [`BlockFile::write`], but the transaction is undone, which costs nothing, when the job says `false`.
@@ -102,62 +91,47 @@ impl BlockFile {
         &self,
         job: impl FnOnce(&WriteTransaction) -> Result<bool, BlocksError>,
     ) -> Result<(), BlocksError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().map_err(|error| BlocksError::OutOfService(Arc::clone(error)))?;
-        let transaction = begin(database)?;
-        if job(&transaction)? { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
+        self.with(|database| write_if(database, job))
     }
 
     /// Whether the file failed and couldn't be opened again since.
     pub(super) fn is_out_of_service(&self) -> bool {
-        self.database.read().unwrap_or_else(PoisonError::into_inner).is_err()
+        self.slot.is_out_of_service()
     }
 
     /// Closes the file and opens it again. Waits for readers, and they wait for this.
     pub(super) fn reopen(&self) {
-        let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // The file is locked while it is open, so the old database has to go first.
-        *slot = Err(Arc::new(redb::Error::DatabaseClosed));
-        *slot = (self.opener)().map_err(|error| Arc::new(error.into()));
-        match &*slot {
-            Ok(_) => tracing::info!("{} is open again after a failure", self.name),
-            Err(error) => tracing::error!("{} can't be opened again after a failure: {error}", self.name),
-        }
+        self.slot.reopen();
+    }
+
+    fn with<T>(&self, job: impl FnOnce(&Database) -> Result<T, BlocksError>) -> Result<T, BlocksError> {
+        self.slot.with(job).map_err(BlocksError::OutOfService)?
     }
 }
 
-fn begin(database: &Database) -> Result<WriteTransaction, BlocksError> {
-    let mut transaction = database.begin_write()?;
-    // Without quick repair, opening after a crash reads the whole file.
-    transaction.set_quick_repair(true);
-    transaction.set_durability(Durability::Immediate)?;
-    Ok(transaction)
-}
-
-fn write<T>(
+fn write_if(
     database: &Database,
-    job: impl FnOnce(&WriteTransaction) -> Result<T, BlocksError>,
-) -> Result<T, BlocksError> {
-    let transaction = begin(database)?;
-    let result = job(&transaction)?;
-    transaction.commit()?;
-    Ok(result)
+    job: impl FnOnce(&WriteTransaction) -> Result<bool, BlocksError>,
+) -> Result<(), BlocksError> {
+    let transaction = begin_write(database)?;
+    if job(&transaction)? { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
 }
 
 /// Makes the tables of a new file, and refuses a file that a newer program wrote.
 fn check_schema(database: &Database, name: &str) -> Result<(), BlocksError> {
-    write(database, |transaction| {
+    write_if(database, |transaction| {
         let mut meta = transaction.open_table(META)?;
         let found = meta.get(META_SCHEMA)?.map(|version| version.value());
         match found {
             Some(found) if found > SCHEMA_VERSION => Err(BlocksError::NewerSchema { path: name.to_owned(), found }),
-            Some(_) => Ok(()),
+            // Nothing to commit, so opening costs no write.
+            Some(_) => Ok(false),
             None => {
                 meta.insert(META_SCHEMA, SCHEMA_VERSION)?;
                 transaction.open_table(SEGMENTS)?;
                 transaction.open_table(SEGMENT_SIZES)?;
                 transaction.open_table(INDEX)?;
-                Ok(())
+                Ok(true)
             }
         }
     })

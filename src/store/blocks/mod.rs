@@ -86,7 +86,7 @@ macro_rules! from_redb {
         })+
     };
 }
-from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::SetDurabilityError);
+from_redb!(redb::Error, redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
 
 /// The open block store: hands out readers and writers, and ends the writing thread when closed or dropped.
 #[derive(Debug)]

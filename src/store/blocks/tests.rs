@@ -263,7 +263,7 @@ impl FaultyDisk {
             let backend = FaultyBackend { file: FileBackend::new(file)?, faults: Arc::clone(&opener_faults) };
             Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)
         };
-        let file = file::BlockFile::open_with("a faulty disk".into(), Box::new(opener)).unwrap();
+        let file = file::BlockFile::open_with("a faulty disk", Box::new(opener)).unwrap();
         Self { store: BlockStore::start(file, write_buffer_bytes).unwrap(), faults, _directory: directory }
     }
 }

@@ -11,10 +11,10 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase};
+use redb::{ReadTransaction, ReadableDatabase};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::database::{self, Slot};
+use super::database::{self, Opener, Slot};
 pub use accounts::{NewUser, Rotation, Scopes, TokenId, TokenKind, TokenRecord, UserRecord};
 pub use pins::{AddRefusal, NewPin, PinCounts, PinSet, RetryRefusal};
 use tables::{META, SCHEMA_KEY, decode, encode};
@@ -83,7 +83,7 @@ macro_rules! from_redb {
         }
     )* };
 }
-from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::SetDurabilityError);
+from_redb!(redb::Error, redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
 
 /// The records. Reads are synchronous and quick; writes wait for their commit.
 #[derive(Debug)]
@@ -101,10 +101,7 @@ impl Records {
     }
 
     /// Opens whatever `opener` gives; `name` is for messages.
-    fn open_with(
-        name: &str,
-        opener: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
-    ) -> Result<Self, RecordsError> {
+    fn open_with(name: &str, opener: Opener) -> Result<Self, RecordsError> {
         let file = Slot::open(name.to_owned(), opener)
             .map_err(|error| RecordsError::Open { path: name.to_owned(), source: Arc::new(error.into()) })?;
         file.with(|database| tables::prepare(database, name)).map_err(RecordsError::OutOfService)??;

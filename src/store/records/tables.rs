@@ -3,8 +3,9 @@
 use redb::{Database, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{RecordsError, SCHEMA_VERSION, writer};
+use super::{RecordsError, SCHEMA_VERSION};
 use crate::model::{PinRecord, PinState};
+use crate::store::database::begin_write;
 
 /// Values of the whole installation, by name.
 pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
@@ -64,7 +65,7 @@ fn add_missing_index(transaction: WriteTransaction) -> Result<(), RecordsError> 
 
 /// Makes the tables of a new file; refuses a foreign file and one with a newer schema.
 pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsError> {
-    let transaction = writer::begin(database)?;
+    let transaction = begin_write(database)?;
     let tables = transaction.list_tables()?.count() + transaction.list_multimap_tables()?.count();
     if tables > 0 && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
         return Err(RecordsError::Foreign { path: path.to_owned() });

@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use redb::{Database, Durability, WriteTransaction};
+use redb::{Database, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::RecordsError;
 use crate::model::limits::RECORD_WRITES_QUEUED_MAX;
-use crate::store::database::Slot;
+use crate::store::database::{Slot, begin_write};
 
 /// A write transaction as the operations of this module see it.
 pub struct Change<'transaction>(&'transaction WriteTransaction);
@@ -25,14 +25,6 @@ impl fmt::Debug for Change<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Change")
     }
-}
-
-/// A write transaction whose commit is durable, and after which the file opens at once even when the process is killed.
-pub(super) fn begin(database: &Database) -> Result<WriteTransaction, RecordsError> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    transaction.set_quick_repair(true);
-    Ok(transaction)
 }
 
 /// One queued operation: run inside the transaction, answered after it.
@@ -149,7 +141,7 @@ fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>) {
 
 /// Dropping the transaction on the way out of an error aborts it.
 fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), RecordsError> {
-    let transaction = begin(database)?;
+    let transaction = begin_write(database)?;
     let change = Change(&transaction);
     for job in batch {
         job.run(&change)?;
