@@ -21,3 +21,7 @@ demo *ARGUMENTS:
 # Formats the Rust code.
 fmt:
     cargo fmt
+
+# How fast the block store is; docs/BENCHMARKS.md says which rows there are.
+bench *ARGUMENTS:
+    cargo bench --locked --bench store -- {{ ARGUMENTS }}

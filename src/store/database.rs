@@ -16,17 +16,22 @@ const REOPEN_MAX: Duration = Duration::from_secs(1);
 /// How long it rests between two tries.
 const REOPEN_PAUSE: Duration = Duration::from_millis(10);
 
-/// Opens the file, or makes it. A file that is being made has another name until it is whole, so that a process killed
-/// meanwhile leaves nothing that can't be opened. Whatever mode the directory has, only the owner may read the file.
+/// Opens the file, or makes it, as [`prepare`] says.
 pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    prepare(path)?;
+    Builder::new().set_cache_size(cache_bytes).open(path)
+}
+
+/// Makes the file if it isn't there. A file that is being made has another name until it is whole, so that a process killed
+/// meanwhile leaves nothing that can't be opened. Whatever mode the directory has, only the owner may read the file.
+pub(super) fn prepare(path: &Path) -> Result<(), DatabaseError> {
     if !path.try_exists().map_err(storage)? {
         make(path).map_err(|error| match error {
             MakeError::Io(error) => storage(error),
             MakeError::Database(error) => error,
         })?;
     }
-    set_private(path).map_err(storage)?;
-    Builder::new().set_cache_size(cache_bytes).open(path)
+    set_private(path).map_err(storage)
 }
 
 /// A write transaction whose commit is durable, and after which the file opens at once even when the process is killed:

@@ -94,3 +94,10 @@ async fn a_damaged_identity_is_told() {
     assert_damage_is_told("identity.key", &texts, first_half).await;
     assert_damage_is_told("identity.key", &texts, |_| Vec::new()).await;
 }
+
+#[tokio::test]
+async fn an_emptied_file_is_no_new_start() {
+    for file in ["records.redb", "blocks.redb"] {
+        assert_damage_is_told(file, &["can't be opened"], |_| Vec::new()).await;
+    }
+}

@@ -7,6 +7,7 @@ use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
 
+use super::disk::Disk;
 use super::guard::Guard;
 use super::pack::PlaceBytes;
 use super::{BlocksError, SCHEMA_VERSION};
@@ -51,7 +52,10 @@ pub(super) struct BlockFile {
 impl BlockFile {
     pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Self, BlocksError> {
         let file_path = path.to_owned();
-        let opener = move || database::open(&file_path, cache_bytes);
+        let opener = move || {
+            database::prepare(&file_path)?;
+            Database::builder().set_cache_size(cache_bytes).create_with_backend(Disk::open(&file_path)?)
+        };
         Self::open_with(&path.display().to_string(), Box::new(opener))
     }
 

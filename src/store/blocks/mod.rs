@@ -8,6 +8,7 @@
 //! One thread writes ([`BlockWriter`] feeds it); readers ([`BlockReader`]) can't write and never wait for it, except
 //! while a failed file is opened again. Identity CIDs are never stored: they are answered from themselves.
 
+mod disk;
 mod file;
 mod gc;
 mod guard;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cid::Cid;
 use redb::{ReadableTable, WriteTransaction};
 
+use super::disk;
 use super::file::{self, INDEX, SEGMENT_SIZES, SEGMENTS};
 use super::{BlocksError, SEGMENT_BYTES};
 use crate::model::Block;
@@ -205,6 +206,12 @@ pub(super) fn write(transaction: &WriteTransaction, mut blocks: Vec<(&Bytes, &mu
 
 /// Puts the block at `place` together again.
 pub(super) fn read(segments: &impl ReadableTable<u64, &'static [u8]>, place: Place) -> Result<Bytes, BlocksError> {
+    let numbers = place.segments();
+    let count = numbers.end() - numbers.start() + 1;
+    if count == 1 { collect(segments, place) } else { disk::read_ahead(count, || collect(segments, place)) }
+}
+
+fn collect(segments: &impl ReadableTable<u64, &'static [u8]>, place: Place) -> Result<Bytes, BlocksError> {
     let length = place.length as usize;
     let mut data = Vec::with_capacity(length);
     let mut number = place.segment;

@@ -1,0 +1,125 @@
+//! The file as redb's backend sees it, with one addition: a block that runs over several segments is asked of the disk
+//! at once.
+//!
+//! redb reads a segment at a time and waits for each, and doesn't pass on what it will need next. [`read_ahead`]
+//! tells the backend beneath it. Nothing else about the file is decided here.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{BackendError, DatabaseError, StorageBackend};
+
+use super::SEGMENT_BYTES;
+
+thread_local! {
+    /// Bytes that this thread is about to read from one segment on; 0 when that is all.
+    static AHEAD_BYTES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Runs a job that reads `segments` segments one after the other, all of which are likely to lie side by side.
+pub(super) fn read_ahead<T>(segments: u64, job: impl FnOnce() -> T) -> T {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            AHEAD_BYTES.set(0);
+        }
+    }
+    let _reset = Reset;
+    AHEAD_BYTES.set(segments * SEGMENT_BYTES as u64);
+    job()
+}
+
+/// A file on the disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    backend: FileBackend,
+    /// The same file, for what redb's backend doesn't offer.
+    #[cfg(target_os = "linux")]
+    file: File,
+}
+
+impl Disk {
+    /// Opens the file at `path`, which must be there. An empty one is refused: redb would take it for a new file, and what
+    /// was in it must not go unnoticed.
+    pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
+        let file = File::options().read(true).write(true).open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty").into());
+        }
+        Ok(Self {
+            #[cfg(target_os = "linux")]
+            file: file.try_clone()?,
+            backend: FileBackend::new(file)?,
+        })
+    }
+
+    /// Lets the disk begin with a whole run of segments when the first of them is read.
+    #[cfg(target_os = "linux")]
+    fn begin_reading(&self, offset: u64, length: usize) {
+        // Shorter reads are of the trees above the segments.
+        if length >= SEGMENT_BYTES
+            && let Some(bytes) = std::num::NonZeroU64::new(AHEAD_BYTES.replace(0))
+        {
+            // This is advice: without it, reading is only slower.
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(bytes), rustix::fs::Advice::WillNeed);
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn begin_reading(&self, _offset: u64, _length: usize) {}
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.backend.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.begin_reading(offset, out.len());
+        self.backend.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.backend.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.backend.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.backend.write(offset, data)
+    }
+
+    fn close(&self) -> Result<(), io::Error> {
+        self.backend.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.backend.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.backend.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.backend.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.backend.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.backend.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.backend.query_lock_range(start, end)
+    }
+}
