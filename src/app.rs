@@ -4,13 +4,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use bytesize::ByteSize;
 use cid::Cid;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -32,10 +30,11 @@ use crate::net::{Keypair, Node, NodeError, NodeHandle};
 use crate::pins::board::Board;
 use crate::pins::runner::{Runner, RunnerError, RunnerTask};
 use crate::pins::{NetworkView, OriginUse, PinService};
-use crate::store::blocks::{BlockStore, BlocksError};
+use crate::store::blocks::BlockStore;
 use crate::store::datadir::{DataDir, DataDirError};
 use crate::store::gc::GarbageCollector;
 use crate::store::records::{Records, RecordsError};
+use crate::store::{Stores, StoresError};
 
 /// Why the service can't start, or didn't end well.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +42,7 @@ pub enum AppError {
     /// The configuration has no data directory.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The data directory can't be used.
+    /// A file of the data directory can't be written.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// The peer identity can't be read.
@@ -56,18 +55,12 @@ pub enum AppError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A store's file is damaged in a way that redb doesn't foresee.
-    #[error("{path} is damaged and can't be opened; restore it from a backup")]
-    Damaged {
-        /// The file.
-        path: String,
-    },
+    /// The stores can't be opened.
+    #[error(transparent)]
+    Stores(#[from] StoresError),
     /// `records.redb` failed.
     #[error(transparent)]
     Records(#[from] RecordsError),
-    /// `blocks.redb` failed.
-    #[error(transparent)]
-    Blocks(#[from] BlocksError),
     /// The node can't start.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -171,11 +164,14 @@ impl App {
     /// Starts the service and returns once all of it is serving.
     pub async fn start(config: Config) -> Result<Self, AppError> {
         let directory = config.data_directory()?;
-        let (data, keypair, blocks, records) = {
-            let store = config.store.clone();
-            tokio::task::spawn_blocking(move || open_stores(&directory, &store))
-                .await
-                .map_err(|_| AppError::Stopping)??
+        let (keypair, Stores { blocks, records, data }) = {
+            let options = config.store.clone();
+            let open = move || {
+                let data = DataDir::open(&directory).map_err(StoresError::from)?;
+                let keypair = identity(&data)?;
+                Ok::<_, AppError>((keypair, Stores::open(data, &options)?))
+            };
+            tokio::task::spawn_blocking(open).await.map_err(|_| AppError::Stopping)??
         };
         let address = config.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| AppError::Http { address, source })?;
@@ -327,28 +323,6 @@ async fn part_ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError>
     let outcome = handle.await;
     *task = None;
     outcome
-}
-
-type Stores = (DataDir, Keypair, BlockStore, Arc<Records>);
-
-fn open_stores(directory: &Path, options: &crate::store::Options) -> Result<Stores, AppError> {
-    let data = DataDir::open(directory)?;
-    let keypair = identity(&data)?;
-    let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-    let records = open_store(&data.records_path(), |path| Records::open(path, bytes(options.records_cache)))?;
-    let blocks = open_store(&data.blocks_path(), |path| {
-        BlockStore::open(path, bytes(options.blocks_cache), bytes(options.write_buffer))
-    })?;
-    Ok((data, keypair, blocks, Arc::new(records)))
-}
-
-/// Opens a store. redb panics where it finds its pages damaged; nothing of the store exists then, so that is just
-/// another way to fail.
-fn open_store<T, E: Into<AppError>>(path: &Path, open: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, AppError> {
-    match catch_unwind(AssertUnwindSafe(|| open(path))) {
-        Ok(opened) => opened.map_err(Into::into),
-        Err(_) => Err(AppError::Damaged { path: path.display().to_string() }),
-    }
 }
 
 /// Reads the peer identity, or makes it.

@@ -87,13 +87,18 @@ pub(super) struct ProcessArguments {
 impl ProcessArguments {
     /// A client for that process. Finds the data directory in the same way as `pinnace serve`.
     pub(super) fn client(&self) -> Result<Client, CliError> {
-        let flags = Flags { data: self.data.clone(), ..Flags::default() };
-        let config = Config::load(&Sources::of_process(self.config.clone(), flags))?;
+        let config = self.config()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|source| CliError::Process { what: "start the runtime of the process", source })?;
         Ok(Client::new(runtime, config.data_directory()?, self.start()))
+    }
+
+    /// The configuration, for what works on the data directory itself while no process has it.
+    pub(super) fn config(&self) -> Result<Config, CliError> {
+        let flags = Flags { data: self.data.clone(), ..Flags::default() };
+        Ok(Config::load(&Sources::of_process(self.config.clone(), flags))?)
     }
 
     /// The command that starts such a process.

@@ -36,6 +36,14 @@ pub enum DataDirError {
         /// The directory.
         path: PathBuf,
     },
+    /// There is no data directory.
+    #[error(
+        "{path} is no data directory of pinnace (it has no file {MARKER_FILE}): name the right one with --data DIR"
+    )]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
     /// The directory was made by a newer program.
     #[error(
         "{path} has layout version {found}, and this program knows versions up to {LAYOUT_VERSION}: use a newer pinnace"
@@ -101,6 +109,14 @@ impl DataDir {
             write_file(&marker, format!("{LAYOUT_VERSION}\n").as_bytes(), 0o644)?;
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Opens a directory that is there already; makes none.
+    pub fn open_existing(path: &Path) -> Result<Self, DataDirError> {
+        if !path.join(MARKER_FILE).exists() {
+            return Err(DataDirError::Missing { path: path.to_owned() });
+        }
+        Self::open(path)
     }
 
     /// The directory itself.
@@ -271,6 +287,19 @@ mod tests {
         ] {
             assert!(file.starts_with(&path));
         }
+    }
+
+    #[test]
+    fn only_an_existing_directory_is_opened_as_one() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("data");
+        let missing = DataDir::open_existing(&path).unwrap_err();
+        assert!(matches!(missing, DataDirError::Missing { .. }), "{missing}");
+        assert!(!path.exists());
+        let running = DataDir::open(&path).unwrap();
+        assert!(matches!(DataDir::open_existing(&path), Err(DataDirError::InUse { .. })));
+        drop(running);
+        DataDir::open_existing(&path).unwrap();
     }
 
     #[test]

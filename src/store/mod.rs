@@ -6,6 +6,8 @@ pub mod datadir;
 pub mod gc;
 pub mod options;
 pub mod records;
+mod stores;
 
 pub use options::Options;
 pub use records::{Records, RecordsError};
+pub use stores::{Stores, StoresError};
