@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cid::Cid;
@@ -34,7 +33,7 @@ use crate::store::blocks::BlockStore;
 use crate::store::datadir::{DataDir, DataDirError};
 use crate::store::gc::GarbageCollector;
 use crate::store::records::{Records, RecordsError};
-use crate::store::{Stores, StoresError};
+use crate::store::{Stores, StoresError, upkeep};
 
 /// Why the service can't start, or didn't end well.
 #[derive(Debug, thiserror::Error)]
@@ -184,9 +183,16 @@ impl App {
         let (board, changes) = Board::new();
         let in_flight = config.pins.bytes_in_flight_max.as_u64();
         let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), in_flight);
-        let runner = Runner::new(Arc::clone(&records), Arc::clone(&board), node.clone(), fetcher, config.pins.clone())
-            .spawn(changes, events);
-        let pins = PinService::new(Arc::clone(&records), board, Arc::new(View(node.clone())));
+        let runner = Runner::new(
+            Arc::clone(&records),
+            Arc::clone(&board),
+            node.clone(),
+            fetcher,
+            blocks.shortage(),
+            config.pins.clone(),
+        )
+        .spawn(changes, events);
+        let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(View(node.clone())));
         let http = {
             let state = AppState { accounts, pins: pins.clone() };
             Server::start(|stopped| http::serve(listener, state, stopped))
@@ -207,7 +213,10 @@ impl App {
             records_file: data.records_path(),
         };
         let garbage = GarbageCollector::new(blocks.collector(readable_links), Arc::clone(&records));
-        let schedule = tokio::spawn(collect_regularly(Arc::clone(&garbage), config.store.gc_interval));
+        let schedule =
+            tokio::spawn(upkeep::keep(Arc::clone(&garbage), blocks.reader(), config.store.gc_interval, move || {
+                board.removals()
+            }));
         let state = ControlState {
             pins,
             node: node.clone(),
@@ -280,18 +289,6 @@ fn readable_links(cid: &Cid, data: &Bytes) -> Vec<Cid> {
         tracing::debug!(%cid, %error, "a held block has no readable links");
         Vec::new()
     })
-}
-
-/// Collects garbage again and again; an interval of zero means never.
-async fn collect_regularly(garbage: Arc<GarbageCollector>, interval: Duration) {
-    if interval.is_zero() {
-        return;
-    }
-    loop {
-        tokio::time::sleep(interval).await;
-        // Its end, good or bad, is in the log.
-        let _ = garbage.collect().await;
-    }
 }
 
 /// Serves the commands on this machine. Without its socket the service is whole but for them, so it goes on.

@@ -311,7 +311,13 @@ impl Run<'_> {
         for (cid, held) in found {
             match held {
                 Held::Later => {}
-                Held::No => self.session.want(cid),
+                Held::No => {
+                    // What can't be stored isn't worth asking for.
+                    if let Some(shortage) = self.fetcher.reader.shortage() {
+                        return Err(BlocksError::from(shortage).into());
+                    }
+                    self.session.want(cid);
+                }
                 Held::Leaf(bytes) => {
                     self.walk.add_leaf(&cid, u64::from(bytes));
                     self.progress.blocks_fetched += 1;

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::model::UserId;
 use crate::model::limits::{EMAIL_BYTES_MAX, LOGIN_TOKENS_CHECKED_MAX, PASSWORD_BYTES_MAX, TOKEN_NAME_CHARS_MAX};
-use crate::store::records::{NewUser, TokenId, TokenRecord, UserRecord};
+use crate::store::records::{NewUser, TokenId, TokenRecord, Usage, UserRecord};
 pub use crate::store::records::{Scopes, TokenKind};
 use crate::store::{Records, RecordsError};
 use attempts::Attempts;
@@ -228,6 +228,11 @@ impl Accounts {
     /// The account with this number.
     pub fn user(&self, id: UserId) -> Result<Option<UserRecord>, AuthError> {
         Ok(self.records.user(id)?)
+    }
+
+    /// What an account has pinned.
+    pub fn usage(&self, id: UserId) -> Result<Usage, AuthError> {
+        Ok(self.records.usage(id)?)
     }
 
     fn sign_pair(&self, access: &TokenRecord, refresh: &TokenRecord) -> Result<TokenPair, AuthError> {

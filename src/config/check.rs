@@ -54,6 +54,8 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("store.blocks_cache", CACHE),
     ("store.records_cache", CACHE),
     ("store.write_buffer", BUFFER),
+    ("store.max_bytes", "a size such as \"200GiB\", or \"0B\" for no bound"),
+    ("store.min_free_bytes", "a size such as \"512MiB\", or \"0B\" for none"),
     ("store.gc_interval", "a duration such as \"24h\", or \"0s\" for never"),
     ("pins.active_max", "a whole number from 1 to 4096"),
     ("pins.stall_timeout", DURATION),

@@ -134,7 +134,15 @@ pub(super) async fn logout(
 struct Me {
     email: String,
     created: String,
+    pinned: Pinned,
     token: MyToken,
+}
+
+/// What the account has pinned, each root once.
+#[derive(Serialize)]
+struct Pinned {
+    roots: u64,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -165,5 +173,7 @@ pub(super) async fn me(State(state): State<AppState>, Reader(identity): Reader) 
         scopes: scopes.into_iter().filter_map(|(name, granted)| granted.then_some(name)).collect(),
         expires: identity.expires_ms.map(rfc3339),
     };
-    Ok(uncached(Me { email: user.email, created: rfc3339(user.created_ms), token }))
+    let usage = state.accounts.usage(identity.user)?;
+    let pinned = Pinned { roots: usage.roots, bytes: usage.bytes };
+    Ok(uncached(Me { email: user.email, created: rfc3339(user.created_ms), pinned, token }))
 }

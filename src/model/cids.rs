@@ -125,6 +125,11 @@ impl ContentKey {
     pub fn of(cid: &Cid) -> Self {
         Self(normalize(cid).to_bytes().into())
     }
+
+    /// The key as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// The same content as a CIDv1.

@@ -4,6 +4,7 @@
 //! what changed, always after the commit.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,13 @@ pub enum Live {
         /// What the last try had reached.
         progress: Option<Progress>,
     },
+    /// Holds no slot until the store has room; goes on by itself then.
+    NoRoom {
+        /// What is short, and what can be done.
+        shortage: String,
+        /// What the last try had reached.
+        progress: Progress,
+    },
     /// Is being fetched.
     Fetching(Progress),
 }
@@ -73,10 +81,16 @@ impl Live {
             Self::Queued { ahead, next_try_at, last_try, .. } => {
                 queued_sentence(*ahead, *next_try_at, last_try.as_deref(), now)
             }
+            Self::NoRoom { shortage, .. } => {
+                format!("waiting for room, and goes on by itself when there is some: {shortage}")
+            }
             Self::Fetching(progress) => fetching_sentence(progress, now),
         };
         info.insert("status_details".into(), sentence);
-        if let Self::Fetching(progress) | Self::Queued { progress: Some(progress), .. } = self {
+        if let Self::Fetching(progress)
+        | Self::NoRoom { progress, .. }
+        | Self::Queued { progress: Some(progress), .. } = self
+        {
             info.insert("blocks_fetched".into(), progress.blocks_fetched.to_string());
             info.insert("blocks_known".into(), progress.blocks_known.to_string());
             info.insert("raw_size".into(), progress.bytes_fetched.to_string());
@@ -127,19 +141,28 @@ fn fetching_sentence(progress: &Progress, now: Instant) -> String {
 pub struct Board {
     live: Mutex<HashMap<PinId, Live>>,
     changes: mpsc::Sender<PinChange>,
+    removals: AtomicU64,
 }
 
 impl Board {
     /// A board and the changes that the runner reads.
     pub fn new() -> (Arc<Self>, mpsc::Receiver<PinChange>) {
         let (changes, receiver) = mpsc::channel(CHANGES_QUEUED_MAX);
-        (Arc::new(Self { live: Mutex::default(), changes }), receiver)
+        (Arc::new(Self { live: Mutex::default(), changes, removals: AtomicU64::new(0) }), receiver)
     }
 
     /// Tells the runner of a committed change; waits while its queue is full. A runner that has stopped is ignored:
     /// it reads the records again at the next start.
     pub async fn announce(&self, change: PinChange) {
+        if matches!(change, PinChange::Removed(_)) {
+            self.removals.fetch_add(1, Ordering::Relaxed);
+        }
         let _ = self.changes.send(change).await;
+    }
+
+    /// How many pins were removed or replaced since the start.
+    pub fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Relaxed)
     }
 
     /// What an unfinished pin is doing; `None` when the runner doesn't know it (finished, or not seen yet).

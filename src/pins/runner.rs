@@ -3,7 +3,7 @@
 //! One task owns the schedule. What it decides is durable before anyone hears of it; a restart finds every unfinished pin
 //! in the records and goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::dag::walk::WalkError;
 use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, LocalDag};
 use crate::model::{Failure, FailureCode, PinId, PinRecord, PinState};
 use crate::net::{NodeEvent, NodeHandle};
+use crate::store::blocks::{BlocksError, Shortage};
 use crate::store::records::{Records, RecordsError};
 
 /// Records that are read at a time when the unfinished pins are loaded.
@@ -62,6 +63,9 @@ pub struct Runner {
     tasks: JoinSet<Outcome>,
     /// Since when each pin that was tried has found nobody who has what it lacks.
     hopeless_since: HashMap<PinId, Instant>,
+    /// Pins that wait for room in the store.
+    starved: HashSet<PinId>,
+    shortage: watch::Receiver<Option<Shortage>>,
     /// Roots of waiting pins, which newly connected peers are asked for.
     watched: HashMap<PinId, Cid>,
 }
@@ -104,7 +108,14 @@ fn joined(outcome: Result<Result<(), RunnerError>, JoinError>) -> Result<(), Run
 
 impl Runner {
     /// A runner without pins.
-    pub fn new(records: Arc<Records>, board: Arc<Board>, node: NodeHandle, fetcher: Fetcher, options: Options) -> Self {
+    pub fn new(
+        records: Arc<Records>,
+        board: Arc<Board>,
+        node: NodeHandle,
+        fetcher: Fetcher,
+        shortage: watch::Receiver<Option<Shortage>>,
+        options: Options,
+    ) -> Self {
         let schedule = Schedule::new(options.active_max, options.retry_min, options.retry_max);
         let origins = Origins::new(node.profile().clone(), node.peer_id());
         Self {
@@ -118,6 +129,8 @@ impl Runner {
             active: HashMap::new(),
             tasks: JoinSet::new(),
             hopeless_since: HashMap::new(),
+            starved: HashSet::new(),
+            shortage,
             watched: HashMap::new(),
         }
     }
@@ -147,6 +160,7 @@ impl Runner {
                     PinChange::Removed(pin) => self.remove(pin).await,
                 },
                 Some(event) = events.recv() => self.handle_node_event(&event),
+                Ok(()) = self.shortage.changed() => self.handle_space(),
                 Some(outcome) = self.tasks.join_next() => self.handle_outcome(outcome).await,
                 _ = tick.tick() => self.handle_tick().await,
             }
@@ -190,6 +204,7 @@ impl Runner {
         }
         self.schedule.remove(pin);
         self.hopeless_since.remove(&pin);
+        self.starved.remove(&pin);
         for peer in self.origins.remove(pin) {
             let _ = self.node.unprotect(peer).await;
         }
@@ -219,6 +234,7 @@ impl Runner {
     async fn start(&mut self, record: Arc<PinRecord>) {
         let pin = record.id;
         self.unwatch(pin).await;
+        self.starved.remove(&pin);
         self.hopeless_since.entry(pin).or_insert_with(Instant::now);
         self.origins.hurry(pin, Instant::now());
         self.dial_due().await;
@@ -261,6 +277,15 @@ impl Runner {
             Err(FetchError::Stalled { had_provider }) => {
                 let news = active.news && !had_provider;
                 self.handle_stall(&active.record, had_provider, news, progress).await;
+            }
+            Err(FetchError::Store(BlocksError::NoSpace(shortage))) => {
+                // It isn't hopeless: it goes on when there is room.
+                self.hopeless_since.remove(&pin);
+                self.schedule.stalled(pin, Instant::now(), rand::random());
+                self.board.set(pin, Live::NoRoom { shortage: shortage.to_string(), progress });
+                self.starved.insert(pin);
+                // The room may have come in between.
+                self.handle_space();
             }
             Err(FetchError::Store(error)) => {
                 tracing::error!(%pin, %error, "a pin can't be stored");
@@ -320,6 +345,15 @@ impl Runner {
         let next_try_at = self.schedule.stalled(pin, Instant::now(), rand::random());
         let live = Live::Queued { ahead: None, next_try_at: Some(next_try_at), last_try: Some(last_try), progress };
         self.board.set(pin, live);
+    }
+
+    /// Lets the pins that waited for room go on, if there is some.
+    fn handle_space(&mut self) {
+        if self.shortage.borrow_and_update().is_none() {
+            for pin in std::mem::take(&mut self.starved) {
+                self.wake(pin);
+            }
+        }
     }
 
     fn handle_node_event(&mut self, event: &NodeEvent) {

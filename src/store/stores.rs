@@ -48,7 +48,8 @@ impl Stores {
         let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let records = guarded(&data.records_path(), |path| Records::open(path, bytes(options.records_cache)))?;
         let blocks = guarded(&data.blocks_path(), |path| {
-            BlockStore::open(path, bytes(options.blocks_cache), bytes(options.write_buffer))
+            let (cache, buffer) = (bytes(options.blocks_cache), bytes(options.write_buffer));
+            BlockStore::open_limited(path, cache, buffer, options.space_limits())
         })?;
         Ok(Self { blocks, records: Arc::new(records), data })
     }

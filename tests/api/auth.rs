@@ -114,7 +114,8 @@ async fn me_tells_whose_token_it_is() {
     let server = Server::start().await;
     let me = server.get("/api/auth/me").await.ok(200);
     let token = json!({ "kind": "device", "name": "first start", "scopes": ["read", "write"] });
-    assert_eq!(me, json!({ "email": EMAIL, "created": me["created"], "token": token }));
+    let pinned = json!({ "roots": 0, "bytes": 0 });
+    assert_eq!(me, json!({ "email": EMAIL, "created": me["created"], "pinned": pinned, "token": token }));
     let access = login(&server).await;
     let me = server.send(server.request(Method::GET, "/api/auth/me", text(&access["access_token"]))).await.ok(200);
     assert_eq!(me["token"]["kind"], "access");

@@ -6,6 +6,7 @@
 
 mod other_peers;
 mod restart;
+mod room;
 #[path = "../support/mod.rs"]
 mod support;
 mod two_services;

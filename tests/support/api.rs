@@ -29,6 +29,13 @@ impl Api {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// Removes a pin.
+    pub async fn remove(&self, pin: &Value) {
+        let url = format!("{}/{}", self.pins, pin["requestid"].as_str().unwrap());
+        let answer = self.client.delete(url).bearer_auth(&self.token).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 202);
+    }
+
     /// The status of a pin.
     pub async fn get(&self, pin: &Value) -> Value {
         let url = format!("{}/{}", self.pins, pin["requestid"].as_str().unwrap());

@@ -98,6 +98,11 @@ pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status
         tracing::error!(%error, "the blocks can't be counted");
         ApiError::internal()
     })?;
+    let mut warnings = Vec::new();
+    if last_resort {
+        warnings.push(LAST_RESORT.to_owned());
+    }
+    warnings.extend(state.blocks.shortage().map(|shortage| shortage.to_string()));
     let text = |path: &PathBuf| path.display().to_string();
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -124,7 +129,7 @@ pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status
             failed: counts.failed,
         },
         store,
-        warnings: if last_resort { vec![LAST_RESORT.to_owned()] } else { Vec::new() },
+        warnings,
     }))
 }
 

@@ -1,16 +1,21 @@
 //! The redb file beneath the block store: its tables, its version, and its transactions.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
 };
 
 use super::disk::Disk;
 use super::guard::Guard;
-use super::pack::PlaceBytes;
-use super::{BlocksError, SCHEMA_VERSION};
+use super::pack::{self, Place, PlaceBytes};
+use super::recent::{BUCKETS, RECENT, Recent};
+use super::space::{Space, SpaceLimits, SpaceState};
+use super::{BlockStats, BlocksError, schema};
+use crate::model::Block;
 use crate::store::database::{self, Opener, Slot, begin_write};
 
 /// Packed bytes of blocks, by segment number.
@@ -22,8 +27,15 @@ pub(super) const INDEX: TableDefinition<'_, &[u8], &PlaceBytes> = TableDefinitio
 /// The length of each segment in bytes, so that finding the mostly dead ones doesn't read them all.
 pub(super) const SEGMENT_SIZES: TableDefinition<'_, u64, u32> = TableDefinition::new("segment_sizes");
 
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const META_SCHEMA: &str = "schema";
+/// Entries after which a transaction that merges them into the index takes no further bucket.
+const SETTLE_ENTRIES: usize = 32 * 1024;
+
+/// Numbers of the whole file, by name.
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// The version of the file.
+pub(super) const META_SCHEMA: &str = "schema";
+/// Bytes in all segments.
+pub(super) const META_SEGMENT_BYTES: &str = "segment_bytes";
 /// No new segment gets a number below this.
 const META_SEGMENTS_FLOOR: &str = "segments_floor";
 
@@ -42,30 +54,55 @@ pub(super) fn raise_floor(transaction: &WriteTransaction, floor: u64) -> Result<
     Ok(())
 }
 
-/// The file of the block store, with what keeps a garbage collection out of everyone's way.
+/// Bytes in all segments.
+pub(super) fn segment_bytes(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, BlocksError> {
+    Ok(meta.get(META_SEGMENT_BYTES)?.map_or(0, |bytes| bytes.value()))
+}
+
+/// Counts bytes of new segments.
+pub(super) fn add_segment_bytes(transaction: &WriteTransaction, bytes: u64) -> Result<(), BlocksError> {
+    let mut meta = transaction.open_table(META)?;
+    let before = segment_bytes(&meta)?;
+    meta.insert(META_SEGMENT_BYTES, before + bytes)?;
+    Ok(())
+}
+
+/// Counts bytes of segments that are gone.
+pub(super) fn subtract_segment_bytes(transaction: &WriteTransaction, bytes: u64) -> Result<(), BlocksError> {
+    let mut meta = transaction.open_table(META)?;
+    let before = segment_bytes(&meta)?;
+    meta.insert(META_SEGMENT_BYTES, before.saturating_sub(bytes))?;
+    Ok(())
+}
+
+/// The file of the block store, the front of its index, and what keeps a garbage collection out of everyone's way.
 #[derive(Debug)]
 pub(super) struct BlockFile {
     slot: Slot,
     pub(super) guard: Guard,
+    pub(super) space: Space,
+    recent: Recent,
 }
 
 impl BlockFile {
-    pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Self, BlocksError> {
+    pub(super) fn open(path: &Path, cache_bytes: usize, limits: SpaceLimits) -> Result<Self, BlocksError> {
         let file_path = path.to_owned();
         let opener = move || {
             database::prepare(&file_path)?;
             Database::builder().set_cache_size(cache_bytes).create_with_backend(Disk::open(&file_path)?)
         };
-        Self::open_with(&path.display().to_string(), Box::new(opener))
+        Self::open_with(path, limits, Box::new(opener))
     }
 
-    /// Opens whatever `opener` gives; `name` is for messages.
-    pub(super) fn open_with(name: &str, opener: Opener) -> Result<Self, BlocksError> {
+    /// Opens whatever `opener` gives; `path` is for messages, and for a look at the disk.
+    pub(super) fn open_with(path: &Path, limits: SpaceLimits, opener: Opener) -> Result<Self, BlocksError> {
+        let name = &path.display().to_string();
         let open_error =
             |error: DatabaseError| BlocksError::Open { path: name.to_owned(), source: Arc::new(error.into()) };
         let slot = Slot::open(name.to_owned(), opener).map_err(open_error)?;
-        let file = Self { slot, guard: Guard::default() };
-        file.with(|database| check_schema(database, name))?;
+        let file = Self { slot, guard: Guard::default(), space: Space::new(path, limits), recent: Recent::default() };
+        file.with(|database| schema::prepare(database, name))?;
+        file.load_recent()?;
         Ok(file)
     }
 
@@ -77,7 +114,34 @@ impl BlockFile {
         self.with(|database| job(&database.begin_read()?))
     }
 
-    /// A transaction that is durable when this returns `Ok`, and has no effect otherwise.
+    /// A transaction that reads the state of this moment, and where the blocks of `keys` are in it.
+    pub(super) fn read_places<K: AsRef<[u8]>, T>(
+        &self,
+        keys: &[Option<K>],
+        job: impl FnOnce(&ReadTransaction, Vec<Option<Place>>) -> Result<T, BlocksError>,
+    ) -> Result<T, BlocksError> {
+        self.with(|database| {
+            let (transaction, mut places) = loop {
+                let epoch = self.recent.epoch();
+                let find = |key: &Option<K>| self.recent.find(key.as_ref()?.as_ref().try_into().ok()?);
+                let places: Vec<Option<Place>> = keys.iter().map(find).collect();
+                let transaction = database.begin_read()?;
+                // What left the front of the index in between may have been moved since, or removed. That is over in a moment.
+                if self.recent.epoch() == epoch {
+                    break (transaction, places);
+                }
+            };
+            let index = transaction.open_table(INDEX)?;
+            for (key, place) in keys.iter().zip(&mut places) {
+                if let (Some(key), None) = (key, &place) {
+                    *place = index.get(key.as_ref())?.map(|place| Place::from_bytes(place.value()));
+                }
+            }
+            job(&transaction, places)
+        })
+    }
+
+    /// A transaction that is durable when this returns `Ok`, and has no effect otherwise. Not for new blocks.
     pub(super) fn write<T>(
         &self,
         job: impl FnOnce(&WriteTransaction) -> Result<T, BlocksError>,
@@ -90,12 +154,93 @@ impl BlockFile {
         })
     }
 
-    /// As [`BlockFile::write`], but the transaction is undone, which costs nothing, when the job says `false`.
-    pub(super) fn write_if(
-        &self,
-        job: impl FnOnce(&WriteTransaction) -> Result<bool, BlocksError>,
-    ) -> Result<(), BlocksError> {
-        self.with(|database| write_if(database, job))
+    /// What the store holds; this reads a few bytes, whatever its size.
+    pub(super) fn stats(&self) -> Result<BlockStats, BlocksError> {
+        let recent = self.recent.len() as u64;
+        self.read(|transaction| {
+            Ok(BlockStats {
+                blocks: transaction.open_table(INDEX)?.len()? + recent,
+                segment_bytes: segment_bytes(&transaction.open_table(META)?)?,
+            })
+        })
+    }
+
+    /// Looks whether there is room for `new_bytes`.
+    pub(super) fn look_for_space(&self, new_bytes: u64) -> Result<SpaceState, BlocksError> {
+        Ok(self.space.look(self.stats()?, new_bytes))
+    }
+
+    /// Stores blocks, those that are there already excepted; durable when this returns `Ok`.
+    pub(super) fn append(&self, blocks: &[&Block]) -> Result<(), BlocksError> {
+        let bytes: usize = blocks.iter().map(|block| block.data().len()).sum();
+        if let Some(shortage) = self.look_for_space(bytes as u64)?.shortage {
+            return Err(shortage.into());
+        }
+        self.with(|database| {
+            let mut writing = self.recent.lock();
+            let transaction = begin_write(database)?;
+            let appended = pack::append(&transaction, &self.recent, blocks)?;
+            // Before the commit, so that no sweep can come in between.
+            self.guard.mark(appended.places.into_iter());
+            if appended.new == 0 {
+                // What is there already is durable already.
+                return Ok(transaction.abort()?);
+            }
+            writing.add(&transaction, appended.entries)?;
+            transaction.commit()?;
+            writing.committed();
+            Ok(())
+        })
+    }
+
+    /// How many entries are in front of the index.
+    #[cfg(test)]
+    pub(super) fn recent_len(&self) -> usize {
+        self.recent.len()
+    }
+
+    /// Whether an idle store should merge a bucket of its newest entries into the index.
+    pub(super) fn has_to_settle(&self) -> bool {
+        self.recent.has_to_settle()
+    }
+
+    /// Merges the fullest bucket of the newest entries into the index.
+    pub(super) fn settle_fullest(&self) -> Result<(), BlocksError> {
+        self.recent.fullest().map_or(Ok(()), |bucket| self.settle_buckets(bucket..bucket + 1).map(drop))
+    }
+
+    /// Merges all entries that are there now into the index, which so has every block that was put before this call.
+    pub(super) fn settle(&self) -> Result<(), BlocksError> {
+        let mut first = 0;
+        while first < BUCKETS {
+            first = self.settle_buckets(first..BUCKETS)?;
+        }
+        Ok(())
+    }
+
+    /// Merges as many of these buckets as one transaction should; the answer is the first that is left.
+    fn settle_buckets(&self, mut buckets: Range<usize>) -> Result<usize, BlocksError> {
+        self.with(|database| {
+            let mut writing = self.recent.lock();
+            let transaction = begin_write(database)?;
+            let mut merged = 0;
+            while merged < SETTLE_ENTRIES
+                && let Some(bucket) = buckets.next()
+            {
+                let length = self.recent.bucket_len(bucket);
+                if length > 0 {
+                    writing.merge(&transaction, bucket)?;
+                    merged += length;
+                }
+            }
+            if merged > 0 {
+                transaction.commit()?;
+                writing.committed();
+            } else {
+                transaction.abort()?;
+            }
+            Ok(buckets.start)
+        })
     }
 
     /// Whether the file failed and couldn't be opened again since.
@@ -106,37 +251,17 @@ impl BlockFile {
     /// Closes the file and opens it again. Waits for readers, and they wait for this.
     pub(super) fn reopen(&self) {
         self.slot.reopen();
+        if let Err(error) = self.load_recent() {
+            tracing::error!(%error, "the newest blocks can't be found until the file is opened again");
+        }
+    }
+
+    /// Reads the front of the index. The file decides: a commit that failed may be in it all the same.
+    fn load_recent(&self) -> Result<(), BlocksError> {
+        self.read(|transaction| self.recent.lock().load(&transaction.open_table(RECENT)?))
     }
 
     fn with<T>(&self, job: impl FnOnce(&Database) -> Result<T, BlocksError>) -> Result<T, BlocksError> {
         self.slot.with(job).map_err(BlocksError::OutOfService)?
     }
-}
-
-fn write_if(
-    database: &Database,
-    job: impl FnOnce(&WriteTransaction) -> Result<bool, BlocksError>,
-) -> Result<(), BlocksError> {
-    let transaction = begin_write(database)?;
-    if job(&transaction)? { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
-}
-
-/// Makes the tables of a new file, and refuses a file that a newer program wrote.
-fn check_schema(database: &Database, name: &str) -> Result<(), BlocksError> {
-    write_if(database, |transaction| {
-        let mut meta = transaction.open_table(META)?;
-        let found = meta.get(META_SCHEMA)?.map(|version| version.value());
-        match found {
-            Some(found) if found > SCHEMA_VERSION => Err(BlocksError::NewerSchema { path: name.to_owned(), found }),
-            // Nothing to commit, so opening costs no write.
-            Some(_) => Ok(false),
-            None => {
-                meta.insert(META_SCHEMA, SCHEMA_VERSION)?;
-                transaction.open_table(SEGMENTS)?;
-                transaction.open_table(SEGMENT_SIZES)?;
-                transaction.open_table(INDEX)?;
-                Ok(true)
-            }
-        }
-    })
 }

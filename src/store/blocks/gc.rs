@@ -15,7 +15,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use roaring::RoaringTreemap;
 
 use super::BlocksError;
-use super::file::{BlockFile, INDEX, SEGMENT_SIZES, SEGMENTS, raise_floor};
+use super::file::{BlockFile, INDEX, SEGMENT_SIZES, SEGMENTS, raise_floor, subtract_segment_bytes};
 use super::pack::{self, Place};
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids::codec;
@@ -138,6 +138,8 @@ impl BlockCollector {
             let last = transaction.open_table(SEGMENT_SIZES)?.last()?.map(|(number, _)| number.value());
             Ok(last.map_or(0, |last| last + 1))
         })?;
+        // After the look at the segments: every block that is in one of those is in the index now.
+        file.settle()?;
         Ok(Collection {
             file,
             links: self.links,
@@ -199,26 +201,24 @@ impl Collection {
     }
 
     fn mark(&mut self) -> Result<(), BlocksError> {
+        let first = self.pending.len().saturating_sub(MARK_BLOCKS);
+        let cids = self.pending.split_off(first);
+        let keys: Vec<_> = cids.iter().map(pack::key).collect();
         let mut found: Vec<Place> = Vec::new();
         let (pending, walked, links) = (&mut self.pending, &mut self.walked, self.links);
-        self.file.read(|transaction| {
-            let index = transaction.open_table(INDEX)?;
+        self.file.read_places(&keys, |transaction, places| {
             let segments = transaction.open_table(SEGMENTS)?;
-            for _ in 0..MARK_BLOCKS {
-                let Some(cid) = pending.pop() else { break };
+            for (cid, place) in cids.iter().zip(places) {
                 if cid.hash().code() == IDENTITY_HASH {
-                    pending.extend(links(&cid, &Bytes::copy_from_slice(cid.hash().digest())));
+                    pending.extend(links(cid, &Bytes::copy_from_slice(cid.hash().digest())));
                     continue;
                 }
-                let Some(key) = pack::key(&cid) else { continue };
-                let Some(place) = index.get(&*key)?.map(|place| Place::from_bytes(place.value())) else {
-                    // Not here yet, or never: a fetch that brings it keeps what is below it.
-                    continue;
-                };
+                // One that isn't here comes later, or never: a fetch that brings it keeps what is below it.
+                let Some(place) = place else { continue };
                 found.push(place);
                 let is_leaf = matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
                 if !is_leaf && walked.entry(cid.codec()).or_default().insert(place.number()) {
-                    pending.extend(links(&cid, &pack::read(&segments, place)?));
+                    pending.extend(links(cid, &pack::read(&segments, place)?));
                 }
             }
             Ok(())
@@ -392,10 +392,12 @@ impl Collection {
                 let mut segments = transaction.open_table(SEGMENTS)?;
                 let mut sizes = transaction.open_table(SEGMENT_SIZES)?;
                 let before = sizes.len()?;
+                let mut bytes = 0;
                 for number in numbers {
                     segments.remove(number)?;
-                    sizes.remove(number)?;
+                    bytes += sizes.remove(number)?.map_or(0, |size| u64::from(size.value()));
                 }
+                subtract_segment_bytes(transaction, bytes)?;
                 // Numbers only grow, even when the last segments go.
                 if let Some(last) = numbers.iter().max() {
                     raise_floor(transaction, last + 1)?;

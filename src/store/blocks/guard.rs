@@ -7,13 +7,9 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use redb::WriteTransaction;
 use roaring::RoaringTreemap;
 
-use super::file::INDEX;
-use super::{BlocksError, pack};
-use crate::model::Block;
-use pack::Place;
+use super::pack::Place;
 
 /// Marks by [`Place::number`]; `None` while nothing is collected.
 pub(super) type Marks = Option<RoaringTreemap>;
@@ -82,27 +78,6 @@ impl Guard {
             marks.extend(places.map(Place::number));
         }
         marks.is_some()
-    }
-
-    /// Marks blocks that a transaction has just written, or found written: before its commit, so that no sweep can come
-    /// in between.
-    pub(super) fn mark_written<'a>(
-        &self,
-        transaction: &WriteTransaction,
-        blocks: impl Iterator<Item = &'a Block>,
-    ) -> Result<(), BlocksError> {
-        if lock(&self.marks).is_none() {
-            return Ok(());
-        }
-        let index = transaction.open_table(INDEX)?;
-        let mut places = Vec::new();
-        for key in blocks.filter_map(|block| pack::key(block.cid())) {
-            if let Some(place) = redb::ReadableTable::get(&index, &*key)? {
-                places.push(Place::from_bytes(place.value()));
-            }
-        }
-        self.mark(places.into_iter());
-        Ok(())
     }
 }
 

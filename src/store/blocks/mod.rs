@@ -3,7 +3,8 @@
 //! Blocks are packed. A commit's blocks are written one after the other and cut into *segments* of at most
 //! [`SEGMENT_BYTES`] under growing numbers; an index tells for each multihash where its block begins and how long it
 //! is. (A value per block would double the file: redb gives a large value a power-of-two run of pages.) Blocks are
-//! found by multihash alone, so every version and codec of a CID finds the same bytes.
+//! found by multihash alone, so every version and codec of a CID finds the same bytes. The newest entries of the index
+//! stand in front of it, in memory and in a table of their own (`recent`).
 //!
 //! One thread writes ([`BlockWriter`] feeds it); readers ([`BlockReader`]) can't write and never wait for it, except
 //! while a failed file is opened again. Identity CIDs are never stored: they are answered from themselves.
@@ -14,6 +15,9 @@ mod gc;
 mod guard;
 mod pack;
 mod reader;
+mod recent;
+mod schema;
+mod space;
 mod writer;
 
 #[cfg(test)]
@@ -21,22 +25,27 @@ mod crash_tests;
 #[cfg(test)]
 mod gc_tests;
 #[cfg(test)]
+mod index_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use tokio::sync::watch;
+
 pub use gc::{BlockCollector, Collection, GcPhase, GcReport, Links};
 pub use guard::Ticket;
 pub use reader::{BlockReader, BlockStats};
+pub use space::{Shortage, SpaceLimits, SpaceState};
 pub use writer::{BlockWriter, PendingPut};
 
 /// The longest segment, in bytes: with the 16 bytes that redb adds to it, a run of 16 pages.
 pub const SEGMENT_BYTES: usize = 65_520;
 
 /// The version of the layout that this program writes.
-pub const SCHEMA_VERSION: u64 = 1;
+pub const SCHEMA_VERSION: u64 = 2;
 
 /// What can go wrong with the blocks on disk. Cheap to clone, since one failed commit is the answer to many puts.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -66,6 +75,9 @@ pub enum BlocksError {
     /// The file failed and can't be opened again either.
     #[error("the block store is out of service: it failed and can't be opened again: {0}")]
     OutOfService(Arc<redb::Error>),
+    /// There is no room for what was to be stored; nothing of it is.
+    #[error(transparent)]
+    NoSpace(#[from] Shortage),
     /// The index names bytes that aren't there.
     #[error("the block store is damaged: segment {segment} is missing or too short")]
     Damaged {
@@ -102,7 +114,17 @@ impl BlockStore {
     ///
     /// `cache_bytes` is the memory for cached pages, `write_buffer_bytes` for blocks that wait for their commit.
     pub fn open(path: &Path, cache_bytes: usize, write_buffer_bytes: usize) -> Result<Self, BlocksError> {
-        Self::start(file::BlockFile::open(path, cache_bytes)?, write_buffer_bytes)
+        Self::open_limited(path, cache_bytes, write_buffer_bytes, SpaceLimits::NONE)
+    }
+
+    /// The same, for a store that may take only so much.
+    pub fn open_limited(
+        path: &Path,
+        cache_bytes: usize,
+        write_buffer_bytes: usize,
+        limits: SpaceLimits,
+    ) -> Result<Self, BlocksError> {
+        Self::start(file::BlockFile::open(path, cache_bytes, limits)?, write_buffer_bytes)
     }
 
     fn start(file: file::BlockFile, write_buffer_bytes: usize) -> Result<Self, BlocksError> {
@@ -119,6 +141,11 @@ impl BlockStore {
     /// A handle that writes.
     pub fn writer(&self) -> BlockWriter {
         self.writer.clone()
+    }
+
+    /// What keeps the store from writing, and each change of it.
+    pub fn shortage(&self) -> watch::Receiver<Option<Shortage>> {
+        self.reader.file().space.subscribe()
     }
 
     /// A handle that collects garbage; `links` says what a block links to.

@@ -8,6 +8,7 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::disk;
 use super::file::{self, INDEX, SEGMENT_SIZES, SEGMENTS};
+use super::recent::{Digest, Entry, Recent};
 use super::{BlocksError, SEGMENT_BYTES};
 use crate::model::Block;
 use crate::model::block::IDENTITY_HASH;
@@ -110,22 +111,42 @@ struct Candidate<'a> {
     key: Cow<'a, [u8]>,
 }
 
-/// Puts the blocks that the store doesn't have yet into new segments, in their order, and indexes them. The answer is how
-/// many there were.
-pub(super) fn append(transaction: &WriteTransaction, blocks: &[&Block]) -> Result<usize, BlocksError> {
+/// What became of a batch of blocks.
+#[derive(Debug, Default)]
+pub(super) struct Appended {
+    /// The new ones for the front of the index, in the order of their keys.
+    pub(super) entries: Vec<Entry>,
+    /// How many are new.
+    pub(super) new: usize,
+    /// Where each block of the batch is that can be stored.
+    pub(super) places: Vec<Place>,
+}
+
+/// Puts the blocks that the store doesn't have yet into new segments, in their order. Those with a SHA2-256 digest are
+/// for the caller to index, the others are indexed.
+pub(super) fn append(
+    transaction: &WriteTransaction,
+    recent: &Recent,
+    blocks: &[&Block],
+) -> Result<Appended, BlocksError> {
     let mut index = transaction.open_table(INDEX)?;
     let mut candidates = candidates(blocks);
+    let mut appended = Appended::default();
     let mut known = Ok(());
-    candidates.retain(|candidate| match index.get(&*candidate.key) {
-        Ok(place) => place.is_none(),
+    candidates.retain(|candidate| match place_of(recent, &index, &candidate.key) {
+        Ok(place) => {
+            appended.places.extend(place);
+            place.is_none()
+        }
         Err(error) => {
             known = Err(error);
             false
         }
     });
     known?;
+    appended.new = candidates.len();
     if candidates.is_empty() {
-        return Ok(0);
+        return Ok(appended);
     }
     let mut places = vec![None; blocks.len()];
     for candidate in &candidates {
@@ -133,12 +154,32 @@ pub(super) fn append(transaction: &WriteTransaction, blocks: &[&Block]) -> Resul
     }
     let new = blocks.iter().zip(&mut places).filter_map(|(block, place)| Some((block.data(), place.as_mut()?)));
     write(transaction, new.collect())?;
+    appended.entries.reserve(candidates.len());
     for Candidate { key, order, .. } in &candidates {
-        if let Some(place) = places[*order] {
-            index.insert(&**key, &place.to_bytes())?;
+        let Some(place) = places[*order] else { continue };
+        appended.places.push(place);
+        match Digest::try_from(&**key) {
+            Ok(digest) => appended.entries.push((digest, place)),
+            Err(_) => {
+                index.insert(&**key, &place.to_bytes())?;
+            }
         }
     }
-    Ok(candidates.len())
+    Ok(appended)
+}
+
+/// Where the block of a key is, as one transaction sees the index.
+pub(super) fn place_of(
+    recent: &Recent,
+    index: &impl ReadableTable<&'static [u8], &'static PlaceBytes>,
+    key: &[u8],
+) -> Result<Option<Place>, BlocksError> {
+    if let Ok(digest) = <&Digest>::try_from(key)
+        && let Some(place) = recent.find(digest)
+    {
+        return Ok(Some(place));
+    }
+    Ok(index.get(key)?.map(|place| Place::from_bytes(place.value())))
 }
 
 /// The distinct blocks of a batch that can be stored, by key. Neighbours in the index share pages, so in this order each
@@ -178,6 +219,7 @@ pub(super) fn write(transaction: &WriteTransaction, mut blocks: Vec<(&Bytes, &mu
         };
         end += data.len();
     }
+    file::add_segment_bytes(transaction, end as u64)?;
     let mut parts = blocks.iter().map(|(data, _)| data.as_ref());
     let mut rest: &[u8] = &[];
     let mut number = first;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cid::Cid;
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
+use redb::ReadTransaction;
 
-use super::BlocksError;
-use super::file::{BlockFile, INDEX, SEGMENTS};
-use super::pack::{self, Place, PlaceBytes};
+use super::file::{BlockFile, SEGMENTS};
+use super::pack::{self, Place};
+use super::{BlocksError, Shortage, SpaceState};
 use crate::model::Block;
 
 /// What a store holds.
@@ -16,6 +16,8 @@ use crate::model::Block;
 pub struct BlockStats {
     /// Distinct blocks.
     pub blocks: u64,
+    /// Bytes in all segments: those of the blocks, and of removed ones whose space isn't given back yet.
+    pub segment_bytes: u64,
 }
 
 /// A handle that reads blocks and can't write. Each call sees one state of the store, with everything whose put has
@@ -37,11 +39,8 @@ impl BlockReader {
     /// The lengths of blocks in bytes, as [`BlockReader::sizes_many`] says them, for a fetch that relies on those that are
     /// held: a garbage collection that runs keeps them from now on.
     pub fn hold_many(&self, cids: &[Cid]) -> Result<Vec<Option<u32>>, BlocksError> {
-        let places = self.file.read(|transaction| {
-            let index = transaction.open_table(INDEX)?;
-            cids.iter().map(|cid| locate(&index, cid)).collect::<Result<Vec<_>, _>>()
-        })?;
-        let stored = places.iter().filter_map(|found| match found {
+        let found = self.find(cids, |_, found| Ok(found))?;
+        let stored = found.iter().filter_map(|found| match found {
             Some(Found::Stored(place)) => Some(*place),
             _ => None,
         });
@@ -49,7 +48,7 @@ impl BlockReader {
             // One that was swept before it was marked is seen to be gone.
             return self.sizes_many(cids);
         }
-        Ok(places.into_iter().map(|found| found.map(Found::length)).collect())
+        Ok(found.into_iter().map(|found| found.map(Found::length)).collect())
     }
 
     /// Whether the store has the block of `cid`.
@@ -69,29 +68,51 @@ impl BlockReader {
 
     /// The lengths of blocks in bytes, in the order of `cids`.
     pub fn sizes_many(&self, cids: &[Cid]) -> Result<Vec<Option<u32>>, BlocksError> {
-        self.file.read(|transaction| {
-            let index = transaction.open_table(INDEX)?;
-            cids.iter().map(|cid| Ok(locate(&index, cid)?.map(Found::length))).collect()
-        })
+        self.find(cids, |_, found| Ok(found.into_iter().map(|found| found.map(Found::length)).collect()))
     }
 
     /// The bytes of blocks, in the order of `cids`. How much that may be is for the caller to bound.
     pub fn get_many(&self, cids: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
-        self.file.read(|transaction| {
-            let index = transaction.open_table(INDEX)?;
+        self.find(cids, |transaction, found| {
             let segments = transaction.open_table(SEGMENTS)?;
-            let get = |cid| match locate(&index, cid)? {
+            let get = |found| match found {
                 None => Ok(None),
                 Some(Found::Inline(data)) => Ok(Some(data)),
                 Some(Found::Stored(place)) => pack::read(&segments, place).map(Some),
             };
-            cids.iter().map(get).collect()
+            found.into_iter().map(get).collect()
         })
+    }
+
+    /// Finds blocks, and does something with them while they can't go away.
+    fn find<T>(
+        &self,
+        cids: &[Cid],
+        job: impl FnOnce(&ReadTransaction, Vec<Option<Found>>) -> Result<T, BlocksError>,
+    ) -> Result<T, BlocksError> {
+        let keys: Vec<_> = cids.iter().map(pack::key).collect();
+        self.file.read_places(&keys, |transaction, places| {
+            let found = keys.iter().zip(cids).zip(places).map(|((key, cid), place)| match key {
+                Some(_) => place.map(Found::Stored),
+                None => Block::from_identity(*cid).map(|block| Found::Inline(block.into_parts().1)),
+            });
+            job(transaction, found.collect())
+        })
+    }
+
+    /// Looks at the store and its disk again: whether blocks can be stored, and whether garbage should be collected.
+    pub fn look_for_space(&self) -> Result<SpaceState, BlocksError> {
+        self.file.look_for_space(0)
+    }
+
+    /// Why nothing can be stored, as far as the last look said.
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.file.space.shortage()
     }
 
     /// What the store holds; this reads a few bytes, whatever its size.
     pub fn stats(&self) -> Result<BlockStats, BlocksError> {
-        self.file.read(|transaction: &ReadTransaction| Ok(BlockStats { blocks: transaction.open_table(INDEX)?.len()? }))
+        self.file.stats()
     }
 }
 
@@ -138,11 +159,4 @@ impl Found {
             Self::Stored(place) => place.length,
         }
     }
-}
-
-fn locate(index: &ReadOnlyTable<&'static [u8], &'static PlaceBytes>, cid: &Cid) -> Result<Option<Found>, BlocksError> {
-    let Some(key) = pack::key(cid) else {
-        return Ok(Block::from_identity(*cid).map(|block| Found::Inline(block.into_parts().1)));
-    };
-    Ok(index.get(&*key)?.map(|place| Found::Stored(Place::from_bytes(place.value()))))
 }

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::BlocksError;
 use super::file::BlockFile;
 use super::guard::Ticket;
-use super::{BlocksError, pack};
 use crate::model::Block;
 
 /// Bytes of blocks after which a commit takes no further job, unless the blocks are small.
@@ -26,6 +27,9 @@ const COMMIT_BLOCKS_MAX: usize = 65_536;
 
 /// Up to this length, in bytes, a block costs a commit at least as much for its page of the index as for its data.
 const SMALL_BLOCK_BYTES: usize = 4096;
+
+/// After this long without a job the store counts as idle.
+const IDLE_MIN: Duration = Duration::from_millis(200);
 
 /// What one permit of the queue stands for, in bytes.
 const PERMIT_BYTES: usize = 1024;
@@ -119,7 +123,7 @@ pub(super) fn start(
 fn run(file: &BlockFile, messages: &mpsc::Receiver<Message>) {
     let mut stopping = false;
     while !stopping {
-        let Ok(Message::Put(first)) = messages.recv() else { break };
+        let Ok(Message::Put(first)) = next(file, messages) else { break };
         let mut group = Group::default();
         group.add(first);
         while group.has_room() {
@@ -135,6 +139,24 @@ fn run(file: &BlockFile, messages: &mpsc::Receiver<Message>) {
         group.commit(file);
     }
     // A job that slipped in behind the stop is dropped with the receiver, which answers it with `Closed`.
+}
+
+/// Waits for the next message. Who has nothing else to do for a while tidies the index up, step by step, so that an idle
+/// store holds little in memory.
+fn next(file: &BlockFile, messages: &mpsc::Receiver<Message>) -> Result<Message, mpsc::RecvError> {
+    while file.has_to_settle() {
+        match messages.recv_timeout(IDLE_MIN) {
+            Ok(message) => return Ok(message),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(mpsc::RecvError),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        if let Err(error) = file.settle_fullest() {
+            tracing::error!(%error, "the newest blocks can't be merged into the index");
+            file.reopen();
+            break;
+        }
+    }
+    messages.recv()
 }
 
 /// Jobs that share a commit.
@@ -163,9 +185,13 @@ impl Group {
             file.reopen();
         }
         let result = self.write(file);
-        if let Err(error) = &result {
-            tracing::error!("{} blocks could not be stored: {error}", self.blocks);
-            file.reopen();
+        match &result {
+            // Each waiting pin says so, and the log has it once.
+            Ok(()) | Err(BlocksError::NoSpace(_)) => {}
+            Err(error) => {
+                tracing::error!("{} blocks could not be stored: {error}", self.blocks);
+                file.reopen();
+            }
         }
         for job in self.jobs {
             // Nobody may be waiting any more; the blocks are stored all the same.
@@ -174,12 +200,7 @@ impl Group {
     }
 
     fn write(&self, file: &BlockFile) -> Result<(), BlocksError> {
-        file.write_if(|transaction| {
-            let blocks: Vec<&Block> = self.jobs.iter().flat_map(|job| &job.blocks).collect();
-            let new = pack::append(transaction, &blocks)?;
-            file.guard.mark_written(transaction, blocks.into_iter())?;
-            // What is there already is durable already.
-            Ok(new > 0)
-        })
+        let blocks: Vec<&Block> = self.jobs.iter().flat_map(|job| &job.blocks).collect();
+        file.append(&blocks)
     }
 }

@@ -6,6 +6,7 @@
 mod accounts;
 mod pins;
 mod tables;
+mod usage;
 mod writer;
 
 use std::path::Path;
@@ -18,11 +19,12 @@ use super::database::{self, Opener, Slot};
 pub use accounts::{NewUser, Rotation, Scopes, TokenId, TokenKind, TokenRecord, UserRecord};
 pub use pins::{AddRefusal, NewPin, PinCounts, PinSet, RetryRefusal};
 use tables::{META, SCHEMA_KEY, decode, encode};
+pub use usage::Usage;
 pub use writer::Change;
 use writer::Writer;
 
 /// The version of the tables' layout that this code reads and writes.
-pub const SCHEMA_VERSION: u64 = 1;
+pub const SCHEMA_VERSION: u64 = 2;
 
 /// Why records can't be read or written. Cloned for every caller that shared a failed commit.
 #[derive(Debug, Clone, thiserror::Error)]

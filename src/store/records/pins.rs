@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::tables::{CREATED_LAST, PINS, PINS_BY_USER, PINS_FAILED, PINS_UNFINISHED, decode, encode};
-use super::{Change, Records, RecordsError};
+use super::{Change, Records, RecordsError, usage};
 use crate::model::limits::{CREATED_AHEAD_MAX, RETAINED_ROOTS_MAX};
 use crate::model::{ContentKey, PinId, PinRecord, PinState, UserId};
 
@@ -291,7 +291,7 @@ impl Change<'_> {
         Ok(true)
     }
 
-    /// Writes a pin and the indexes that depend on its state.
+    /// Writes a pin, and the indexes and figures that depend on its state.
     fn put_pin(&self, record: &PinRecord) -> Result<(), RecordsError> {
         let id = record.id.as_bytes();
         let mut unfinished = self.transaction().open_table(PINS_UNFINISHED)?;
@@ -310,8 +310,11 @@ impl Change<'_> {
                 failed.remove(id)?;
             }
         }
-        self.transaction().open_table(PINS)?.insert(id, encode("pins", record)?.as_slice())?;
-        Ok(())
+        let mut pins = self.transaction().open_table(PINS)?;
+        if let Some(old) = pins.insert(id, encode("pins", record)?.as_slice())? {
+            usage::subtract(self.transaction(), &decode("pins", old.value())?)?;
+        }
+        usage::add(self.transaction(), record)
     }
 
     fn pin(&self, id: PinId) -> Result<Option<PinRecord>, RecordsError> {
@@ -325,7 +328,7 @@ impl Change<'_> {
         self.transaction().open_table(PINS_BY_USER)?.remove((record.user.0, record.created_ms))?;
         self.transaction().open_table(PINS_UNFINISHED)?.remove(record.id.as_bytes())?;
         self.transaction().open_table(PINS_FAILED)?.remove(record.id.as_bytes())?;
-        Ok(())
+        usage::subtract(self.transaction(), record)
     }
 }
 

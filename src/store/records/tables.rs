@@ -3,7 +3,7 @@
 use redb::{Database, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{RecordsError, SCHEMA_VERSION};
+use super::{RecordsError, SCHEMA_VERSION, usage};
 use crate::model::{PinRecord, PinState};
 use crate::store::database::begin_write;
 
@@ -31,6 +31,12 @@ pub(super) const PINS_FAILED: TableDefinition<'static, &'static [u8; 16], ()> = 
 /// The newest `created` that an account was ever given, in milliseconds; it outlives the pin.
 pub(super) const CREATED_LAST: TableDefinition<'static, u64, i64> = TableDefinition::new("created_last");
 
+/// How many pins of an account have a root pinned, and the bytes of its DAG, by (account, [`crate::model::ContentKey`]).
+pub(super) const ROOTS_BY_USER: TableDefinition<'static, (u64, &'static [u8]), (u64, u64)> =
+    TableDefinition::new("roots_by_user");
+/// Distinct roots that an account has pinned and the bytes of their DAGs, by account.
+pub(super) const USAGE: TableDefinition<'static, u64, (u64, u64)> = TableDefinition::new("usage");
+
 /// Where the schema's version is in [`META`].
 pub(super) const SCHEMA_KEY: &str = "schema_version";
 
@@ -44,45 +50,26 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
     serde_ipld_dagcbor::from_slice(bytes).map_err(|error| RecordsError::Codec { table, reason: error.to_string() })
 }
 
-/// Makes the index of failed pins in a file from before there was one.
-fn add_missing_index(transaction: WriteTransaction) -> Result<(), RecordsError> {
-    if transaction.list_tables()?.any(|table| table.name() == PINS_FAILED.name()) {
-        return Ok(());
-    }
-    {
-        let mut failed = transaction.open_table(PINS_FAILED)?;
-        for entry in transaction.open_table(PINS)?.iter()? {
-            let (id, value) = entry?;
-            let record: PinRecord = decode("pins", value.value())?;
-            if matches!(record.state, PinState::Failed(_)) {
+/// From version 1: there were no usage figures, and in the oldest files no index of failed pins.
+fn upgrade(transaction: &WriteTransaction) -> Result<(), RecordsError> {
+    make_all(transaction)?;
+    let mut failed = transaction.open_table(PINS_FAILED)?;
+    for entry in transaction.open_table(PINS)?.iter()? {
+        let (id, value) = entry?;
+        let record: PinRecord = decode("pins", value.value())?;
+        match record.state {
+            PinState::Failed(_) => {
                 failed.insert(id.value(), ())?;
             }
+            PinState::Pinned { .. } => usage::add(transaction, &record)?,
+            PinState::Queued => {}
         }
     }
-    transaction.commit()?;
     Ok(())
 }
 
-/// Makes the tables of a new file; refuses a foreign file and one with a newer schema.
-pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsError> {
-    let transaction = begin_write(database)?;
-    let tables = transaction.list_tables()?.count() + transaction.list_multimap_tables()?.count();
-    if tables > 0 && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
-        return Err(RecordsError::Foreign { path: path.to_owned() });
-    }
-    {
-        let mut meta = transaction.open_table(META).map_err(|_| RecordsError::Foreign { path: path.to_owned() })?;
-        let found = meta.get(SCHEMA_KEY)?.map(|value| decode::<u64>("meta", value.value())).transpose()?;
-        match found {
-            Some(found) if found > SCHEMA_VERSION => return Err(RecordsError::Newer { path: path.to_owned(), found }),
-            Some(_) => {
-                drop(meta);
-                return add_missing_index(transaction);
-            }
-            None if tables > 0 => return Err(RecordsError::Foreign { path: path.to_owned() }),
-            None => meta.insert(SCHEMA_KEY, encode("meta", &SCHEMA_VERSION)?.as_slice())?,
-        };
-    }
+/// Makes those tables that aren't there.
+fn make_all(transaction: &WriteTransaction) -> Result<(), RecordsError> {
     transaction.open_table(USERS)?;
     transaction.open_table(USERS_BY_EMAIL)?;
     transaction.open_table(TOKENS)?;
@@ -92,6 +79,34 @@ pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsErro
     transaction.open_table(PINS_UNFINISHED)?;
     transaction.open_table(PINS_FAILED)?;
     transaction.open_table(CREATED_LAST)?;
-    transaction.commit()?;
+    transaction.open_table(ROOTS_BY_USER)?;
+    transaction.open_table(USAGE)?;
     Ok(())
+}
+
+/// Makes the tables of a new file, upgrades an older one, and refuses a foreign file and one with a newer schema. All of
+/// it is one transaction: a process that is killed meanwhile leaves the file as it was.
+pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsError> {
+    let transaction = begin_write(database)?;
+    let tables = transaction.list_tables()?.count() + transaction.list_multimap_tables()?.count();
+    if tables > 0 && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
+        return Err(RecordsError::Foreign { path: path.to_owned() });
+    }
+    let found = {
+        let meta = transaction.open_table(META).map_err(|_| RecordsError::Foreign { path: path.to_owned() })?;
+        meta.get(SCHEMA_KEY)?.map(|value| decode::<u64>("meta", value.value())).transpose()?
+    };
+    match found {
+        Some(found) if found > SCHEMA_VERSION => return Err(RecordsError::Newer { path: path.to_owned(), found }),
+        // Nothing to commit, so opening costs no write.
+        Some(SCHEMA_VERSION) => return Ok(transaction.abort()?),
+        Some(found) => {
+            tracing::info!("{path} is of version {found} and becomes one of version {SCHEMA_VERSION}");
+            upgrade(&transaction)?;
+        }
+        None if tables > 0 => return Err(RecordsError::Foreign { path: path.to_owned() }),
+        None => make_all(&transaction)?,
+    }
+    transaction.open_table(META)?.insert(SCHEMA_KEY, encode("meta", &SCHEMA_VERSION)?.as_slice())?;
+    Ok(transaction.commit()?)
 }

@@ -152,7 +152,7 @@ async fn refuses_a_foreign_file_and_a_newer_schema() {
     transaction.open_table(META).unwrap().insert(SCHEMA_KEY, version.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(newer);
-    assert!(matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Newer { found: 2, .. })));
+    assert!(matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Newer { found: 3, .. })));
 
     let path = directory.path().join("text.redb");
     std::fs::write(&path, "not a database").unwrap();
@@ -405,18 +405,41 @@ async fn a_failed_pin_and_no_other_is_queued_again() {
 }
 
 #[tokio::test]
-async fn a_file_without_the_index_of_failed_pins_gets_it() {
+async fn a_file_of_version_1_is_upgraded_in_place() {
     let directory = tempfile::tempdir().unwrap();
     let records = open(&directory);
     let failed = add(&records, 1, 0, None).await.id;
     add(&records, 1, 1, None).await;
     records.finish(failed, failure()).await.unwrap();
-    records.write(|change| Ok(change.transaction().delete_table(super::tables::PINS_FAILED)?)).await.unwrap();
+    for (number, bytes) in [(2, 20), (3, 30), (3, 30)] {
+        let pin = add(&records, 1, number, None).await.id;
+        records.finish(pin, PinState::Pinned { blocks: 1, bytes }).await.unwrap();
+    }
+    let usage = Usage { roots: 2, bytes: 50 };
+    assert_eq!(records.usage(UserId(1)).unwrap(), usage);
+    // As it was before these tables, the oldest of which came without a new version.
+    let make_old = |change: &Change<'_>| {
+        use redb::TableHandle as _;
+        for table in
+            [super::tables::USAGE.name(), super::tables::ROOTS_BY_USER.name(), super::tables::PINS_FAILED.name()]
+        {
+            let table = change.transaction().list_tables()?.find(|found| found.name() == table).unwrap();
+            assert!(change.transaction().delete_table(table)?);
+        }
+        let version = encode("meta", &1u64)?;
+        change.transaction().open_table(META)?.insert(SCHEMA_KEY, version.as_slice())?;
+        Ok(())
+    };
+    records.write(make_old).await.unwrap();
     records.close();
     drop(records);
-    let records = open(&directory);
-    assert_eq!(scanned(&records, &[PinSet::Failed]), [failed]);
-    assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 1, failed: 1, pinned: 0 });
+    for _ in 0..2 {
+        let records = open(&directory);
+        assert_eq!(scanned(&records, &[PinSet::Failed]), [failed]);
+        assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 1, failed: 1, pinned: 3 });
+        assert_eq!(records.usage(UserId(1)).unwrap(), usage);
+        records.close();
+    }
 }
 
 #[tokio::test]

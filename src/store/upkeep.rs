@@ -1,0 +1,58 @@
+//! When garbage is collected without anyone asking: again and again, and when room gets short.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::blocks::BlockReader;
+use super::gc::GarbageCollector;
+
+/// How often the room is looked at: the longest that writing waits after room has come.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// After a collection this many times its duration goes by before a shortage begins the next.
+const REST_FACTOR: u32 = 2;
+
+/// Watches over the room, and collects when it is time. Never ends.
+///
+/// `interval` is the time between two collections, zero for none; `removals` says how many pins were removed or replaced
+/// up to now: while that stays the same, another collection would find nothing more.
+pub async fn keep(
+    collector: Arc<GarbageCollector>,
+    blocks: BlockReader,
+    interval: Duration,
+    removals: impl Fn() -> u64 + Send,
+) {
+    let mut next = Instant::now() + interval;
+    let mut rest_until = Instant::now();
+    let mut removals_tried = None;
+    loop {
+        let reader = blocks.clone();
+        let is_high = match tokio::task::spawn_blocking(move || reader.look_for_space()).await {
+            Ok(Ok(state)) => state.is_high,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the room for blocks is unknown");
+                false
+            }
+            // The program ends.
+            Err(_) => return,
+        };
+        let now = Instant::now();
+        let is_due = !interval.is_zero() && now >= next;
+        let removals_now = removals();
+        let is_wanted = is_high && removals_tried != Some(removals_now) && now >= rest_until;
+        if is_due || is_wanted {
+            if is_wanted {
+                tracing::info!("room for blocks gets short: collecting garbage");
+            }
+            removals_tried = Some(removals_now);
+            // Its end, good or bad, is in the log.
+            let _ = collector.collect().await;
+            rest_until = Instant::now() + now.elapsed() * REST_FACTOR;
+            next = Instant::now() + interval;
+        } else {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
