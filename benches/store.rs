@@ -10,6 +10,8 @@
 mod big;
 #[path = "store/busy.rs"]
 mod busy;
+#[path = "store/collect.rs"]
+mod collect;
 #[path = "store/quick.rs"]
 mod quick;
 #[path = "store/reads.rs"]
@@ -34,7 +36,7 @@ struct Settings {
 /// A row's name, whether it takes minutes or gigabytes and so must be named, and what it does.
 type Row = (&'static str, bool, fn(&Settings));
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 13] = [
     ("size", false, writes::size),
     ("large", false, writes::large),
     ("small", false, writes::small),
@@ -42,6 +44,8 @@ const ROWS: [Row; 11] = [
     ("lone", false, busy::lone),
     ("busy", false, busy::busy),
     ("quick", false, quick::quick),
+    ("gc", false, collect::gc),
+    ("churn", false, collect::churn),
     ("big", true, big::big),
     ("open", true, big::open_after_kill),
     ("child-big", true, big::child_big),

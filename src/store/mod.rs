@@ -12,3 +12,6 @@ pub mod upkeep;
 pub use options::Options;
 pub use records::{Records, RecordsError};
 pub use stores::{Stores, StoresError};
+
+#[cfg(test)]
+mod power_tests;

@@ -127,6 +127,12 @@ impl BlockStore {
         Self::start(file::BlockFile::open(path, cache_bytes, limits)?, write_buffer_bytes)
     }
 
+    /// Opens whatever `opener` gives.
+    #[cfg(test)]
+    pub(in crate::store) fn open_backend(opener: super::database::Opener) -> Result<Self, BlocksError> {
+        Self::start(file::BlockFile::open_with("blocks".as_ref(), SpaceLimits::NONE, opener)?, 1 << 20)
+    }
+
     fn start(file: file::BlockFile, write_buffer_bytes: usize) -> Result<Self, BlocksError> {
         let file = Arc::new(file);
         let (writer, thread) = writer::start(Arc::clone(&file), write_buffer_bytes)?;

@@ -118,6 +118,11 @@ impl BlockReader {
 
 #[cfg(test)]
 impl BlockReader {
+    /// Merges what stands in front of the index.
+    pub(in crate::store) fn settle_for_tests(&self) -> Result<(), BlocksError> {
+        self.file.settle()
+    }
+
     /// Whether a collection keeps marks.
     pub(super) fn is_collecting(&self) -> bool {
         self.file.guard.marks().is_some()

@@ -103,7 +103,7 @@ impl Records {
     }
 
     /// Opens whatever `opener` gives; `name` is for messages.
-    fn open_with(name: &str, opener: Opener) -> Result<Self, RecordsError> {
+    pub(super) fn open_with(name: &str, opener: Opener) -> Result<Self, RecordsError> {
         let file = Slot::open(name.to_owned(), opener)
             .map_err(|error| RecordsError::Open { path: name.to_owned(), source: Arc::new(error.into()) })?;
         file.with(|database| tables::prepare(database, name)).map_err(RecordsError::OutOfService)??;

@@ -1,0 +1,379 @@
+//! What a pulled plug leaves behind, on a disk that is as bad as disks may be: what wasn't synced is lost or there, sector by
+//! sector, in any order, and accesses fail now and then.
+//!
+//! Both files lie on simulated disks that share one clock, so the order between the two is tested as well: blocks are
+//! durable before the record that says so.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use bytes::Bytes;
+use redb::{Builder, Database, DatabaseError, StorageBackend};
+
+use super::blocks::{BlockStore, BlocksError};
+use super::records::{NewPin, PinSet, Records};
+use crate::model::cids::codec;
+use crate::model::{Block, PinState, UserId};
+
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
+/// Pins that one run makes; each has a few blocks.
+const PINS: u64 = if cfg!(debug_assertions) { 60 } else { 400 };
+
+/// A crash comes after every so many writes, on average.
+const WRITES_PER_CRASH: u64 = 20;
+
+/// A small generator, so that a seed gives one run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn one_in(&mut self, times: u64) -> bool {
+        self.next().is_multiple_of(times)
+    }
+}
+
+/// What wasn't synced yet.
+#[derive(Debug)]
+enum Pending {
+    Write(usize, Vec<u8>),
+    SetLength(usize),
+}
+
+/// One disk with one file.
+#[derive(Debug, Default)]
+struct Disk {
+    /// What is there after a crash at the worst.
+    durable: Vec<u8>,
+    /// What is there while the machine runs.
+    present: Vec<u8>,
+    pending: Vec<Pending>,
+}
+
+fn write_at(image: &mut Vec<u8>, offset: usize, data: &[u8]) {
+    if image.len() < offset + data.len() {
+        image.resize(offset + data.len(), 0);
+    }
+    image[offset..offset + data.len()].copy_from_slice(data);
+}
+
+impl Disk {
+    /// One of the many files that a crash may leave now.
+    fn crashed(&self, random: &mut Random) -> Vec<u8> {
+        let mut image = self.durable.clone();
+        // From nothing to everything.
+        let share = random.next() % 5;
+        for pending in &self.pending {
+            match pending {
+                Pending::SetLength(length) if random.next() % 4 < share => image.resize(*length, 0),
+                Pending::SetLength(_) => {}
+                Pending::Write(offset, data) => {
+                    for (number, sector) in data.chunks(SECTOR_BYTES).enumerate() {
+                        if random.next() % 4 < share {
+                            write_at(&mut image, offset + number * SECTOR_BYTES, sector);
+                        }
+                    }
+                }
+            }
+        }
+        image
+    }
+}
+
+/// Both files after a crash, and what had been acknowledged before it.
+struct Crash {
+    number: u64,
+    images: [Vec<u8>; 2],
+    acknowledged_pins: u64,
+}
+
+struct World {
+    disks: [Disk; 2],
+    random: Random,
+    crashes: u64,
+    /// Bounded: the run waits for the checks.
+    send: mpsc::SyncSender<Crash>,
+}
+
+/// What the disks' users share.
+struct Shared {
+    world: Mutex<World>,
+    acknowledged_pins: AtomicU64,
+    /// Whether accesses fail now and then.
+    is_failing: AtomicBool,
+}
+
+impl Shared {
+    fn with<T>(&self, job: impl FnOnce(&mut World) -> T) -> T {
+        job(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Before a write or a sync: perhaps the machine crashes here, perhaps the disk fails.
+    fn happen(&self, world: &mut World) -> io::Result<()> {
+        if world.random.one_in(WRITES_PER_CRASH) {
+            world.crashes += 1;
+            let acknowledged_pins = self.acknowledged_pins.load(Ordering::Acquire);
+            let images = [0, 1].map(|disk| world.disks[disk].crashed(&mut world.random));
+            let _ = world.send.send(Crash { number: world.crashes, images, acknowledged_pins });
+        }
+        if self.is_failing.load(Ordering::Acquire) && world.random.one_in(150) {
+            return Err(io::Error::other("the disk fails, as the test wants"));
+        }
+        Ok(())
+    }
+}
+
+struct Backend {
+    shared: Arc<Shared>,
+    disk: usize,
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "disk {}", self.disk)
+    }
+}
+
+fn at(offset: u64) -> usize {
+    usize::try_from(offset).unwrap()
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.shared.with(|world| Ok(world.disks[self.disk].present.len() as u64))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.shared.with(|world| {
+            let present = &world.disks[self.disk].present;
+            let data = present.get(at(offset)..at(offset) + out.len());
+            out.copy_from_slice(data.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.shared.with(|world| {
+            self.shared.happen(world)?;
+            let disk = &mut world.disks[self.disk];
+            disk.present.resize(at(length), 0);
+            disk.pending.push(Pending::SetLength(at(length)));
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.shared.with(|world| {
+            self.shared.happen(world)?;
+            let disk = &mut world.disks[self.disk];
+            for pending in std::mem::take(&mut disk.pending) {
+                match pending {
+                    Pending::Write(offset, data) => write_at(&mut disk.durable, offset, &data),
+                    Pending::SetLength(length) => disk.durable.resize(length, 0),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.shared.with(|world| {
+            let result = self.shared.happen(world);
+            // A write that fails may have done a part of its work.
+            let data = if result.is_ok() { data } else { &data[..data.len() / 2] };
+            let disk = &mut world.disks[self.disk];
+            write_at(&mut disk.present, at(offset), data);
+            disk.pending.push(Pending::Write(at(offset), data.to_vec()));
+            result
+        })
+    }
+}
+
+fn database(backend: impl StorageBackend) -> Result<Database, DatabaseError> {
+    // Opening must not need a walk over the file: redb would ask here before it began one.
+    Builder::new().set_cache_size(1 << 20).set_repair_callback(redb::RepairSession::abort).create_with_backend(backend)
+}
+
+/// Stores that can be opened again and again on what `backends` gives.
+fn open<B: StorageBackend>(
+    blocks: impl Fn() -> B + Send + Sync + 'static,
+    records: impl Fn() -> B + Send + Sync + 'static,
+) -> Result<(BlockStore, Records), String> {
+    let blocks = BlockStore::open_backend(Box::new(move || database(blocks()))).map_err(|error| error.to_string())?;
+    let records = Records::open_with("records", Box::new(move || database(records())));
+    Ok((blocks, records.map_err(|error| error.to_string())?))
+}
+
+/// The blocks of a pin: small ones, and now and then one that runs over several segments. The first is the root.
+fn blocks_of(pin: u64, seed: u64) -> Vec<Block> {
+    let mut random = Random(seed ^ pin.wrapping_mul(0x2545_f491_4f6c_dd1d));
+    let count = 1 + random.next() % 6;
+    let block = |_| {
+        let length = if random.one_in(12) { 150_000 } else { 3_000 };
+        let length = 16 + random.next() % length;
+        let data: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+        Block::new_sha256(codec::RAW, Bytes::from(data)).unwrap()
+    };
+    (0..count).map(block).collect()
+}
+
+fn new_pin(number: u64, root: &Block) -> NewPin {
+    NewPin {
+        user: UserId(1),
+        cid_text: root.cid().to_string(),
+        root: *root.cid(),
+        name: Some(number.to_string()),
+        origins: Vec::new(),
+        origins_skipped: Vec::new(),
+        meta: BTreeMap::new(),
+    }
+}
+
+/// Opens what a crash left and looks whether it keeps the promises.
+fn check(crash: Crash, seed: u64) {
+    let Crash { number, images, acknowledged_pins } = crash;
+    let [blocks, records] = images.map(|image| {
+        let memory = Arc::new(Mutex::new(image));
+        move || Image(Arc::clone(&memory))
+    });
+    let (blocks, records) = open(blocks, records).unwrap_or_else(|error| panic!("crash {number}: {error}"));
+    let reader = blocks.reader();
+    let mut pinned = std::collections::BTreeSet::new();
+    let visit = |record: crate::model::PinRecord| {
+        pinned.insert(record.name.unwrap().parse::<u64>().unwrap());
+        std::ops::ControlFlow::Continue(())
+    };
+    records.scan_all_pins(&[PinSet::Pinned], visit).unwrap();
+    for pin in 0..acknowledged_pins {
+        assert!(pinned.contains(&pin), "crash {number}: pin {pin} was acknowledged");
+    }
+    for pin in 0..PINS {
+        for block in blocks_of(pin, seed) {
+            match reader.get(block.cid()).unwrap_or_else(|error| panic!("crash {number}: {error}")) {
+                Some(data) => assert_eq!(&data, block.data(), "crash {number}: a block of pin {pin} is not whole"),
+                None => assert!(!pinned.contains(&pin), "crash {number}: pin {pin} is pinned and lacks a block"),
+            }
+        }
+    }
+    // It isn't only readable: work goes on with it.
+    let more = Block::new_sha256(codec::RAW, Bytes::from_static(b"after the crash")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(blocks.writer().put(vec![more.clone()])).unwrap();
+    assert_eq!(reader.get(more.cid()).unwrap().as_ref(), Some(more.data()));
+}
+
+/// A file in memory that never fails.
+#[derive(Debug)]
+struct Image(Arc<Mutex<Vec<u8>>>);
+
+impl StorageBackend for Image {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let image = self.0.lock().unwrap();
+        out.copy_from_slice(image.get(at(offset)..at(offset) + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.lock().unwrap().resize(at(length), 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        write_at(&mut self.0.lock().unwrap(), at(offset), data);
+        Ok(())
+    }
+}
+
+/// Puts the blocks of one pin after the other, records each as pinned, and acknowledges it.
+async fn pin_all(blocks: &BlockStore, records: &Records, shared: &Shared, seed: u64) {
+    for pin in 0..PINS {
+        let wanted = blocks_of(pin, seed);
+        let root = wanted[0].clone();
+        // Failures of the disk pass; nothing was promised then.
+        while let Err(error) = blocks.writer().put(wanted.clone()).await {
+            assert!(matches!(error, BlocksError::Storage(_) | BlocksError::OutOfService(_)), "{error}");
+        }
+        let state = PinState::Pinned { blocks: wanted.len() as u64, bytes: 1 };
+        loop {
+            let (new, state) = (new_pin(pin, &root), state.clone());
+            let written = records.write(move |change| {
+                let record = change.add_pin(new, None, i64::try_from(pin).unwrap_or(0))?.ok();
+                record.map_or(Ok(false), |record| change.finish(record.id, state))
+            });
+            if matches!(written.await, Ok(true)) {
+                break;
+            }
+        }
+        shared.acknowledged_pins.store(pin + 1, Ordering::Release);
+        if pin % 20 == 19 {
+            // The index changes in other ways too.
+            let _ = blocks.reader().settle_for_tests();
+        }
+    }
+}
+
+fn run(is_failing: bool) {
+    let seed: u64 = std::env::var("PINNACE_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("PINNACE_TEST_SEED={seed}");
+    let (send, crashes) = mpsc::sync_channel::<Crash>(4);
+    let world = World { disks: Default::default(), random: Random(seed), crashes: 0, send };
+    let shared = Arc::new(Shared {
+        world: Mutex::new(world),
+        acknowledged_pins: AtomicU64::new(0),
+        is_failing: AtomicBool::new(false),
+    });
+    let checks = std::thread::spawn(move || {
+        let mut count = 0;
+        for crash in crashes {
+            // A file that is being made has another name until it is whole (`store::database`), so it is never opened.
+            if crash.images.iter().all(|image| !image.is_empty()) && crash.acknowledged_pins > 0 {
+                check(crash, seed);
+                count += 1;
+            }
+        }
+        count
+    });
+    let disk = |disk| {
+        let shared = Arc::clone(&shared);
+        move || Backend { shared: Arc::clone(&shared), disk }
+    };
+    let (blocks, records) = open(disk(0), disk(1)).unwrap();
+    shared.is_failing.store(is_failing, Ordering::Release);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(pin_all(&blocks, &records, &shared, seed));
+    shared.is_failing.store(false, Ordering::Release);
+    blocks.close();
+    records.close();
+    drop((records, runtime));
+    let Ok(shared) = Arc::try_unwrap(shared) else { panic!("the disks are still in use") };
+    drop(shared);
+    let count = checks.join().expect("every crash leaves a sound state");
+    assert!(count >= 20, "only {count} crashes were looked at");
+}
+
+#[test]
+fn whatever_a_pulled_plug_leaves_of_both_files_keeps_what_was_promised() {
+    run(false);
+}
+
+#[test]
+fn a_disk_that_fails_now_and_then_loses_nothing_that_was_promised() {
+    run(true);
+}
