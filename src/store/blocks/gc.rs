@@ -216,7 +216,8 @@ impl Collection {
                     continue;
                 };
                 found.push(place);
-                let is_leaf = matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
+                // An empty block has no links, and must not stand for the block behind it, whose number it has.
+                let is_leaf = place.length == 0 || matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
                 if !is_leaf && walked.entry(cid.codec()).or_default().insert(place.number()) {
                     pending.extend(links(&cid, &pack::read(&segments, place)?));
                 }
