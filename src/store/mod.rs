@@ -7,6 +7,7 @@ pub mod gc;
 pub mod options;
 pub mod records;
 mod stores;
+pub mod verify;
 
 pub use options::Options;
 pub use records::{Records, RecordsError};

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    TableError, WriteTransaction,
 };
 
 use super::disk::Disk;
@@ -22,7 +24,12 @@ pub(super) const INDEX: TableDefinition<'_, &[u8], &PlaceBytes> = TableDefinitio
 /// The length of each segment in bytes, so that finding the mostly dead ones doesn't read them all.
 pub(super) const SEGMENT_SIZES: TableDefinition<'_, u64, u32> = TableDefinition::new("segment_sizes");
 
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Blocks that were found damaged and taken out of the index, by [`super::pack::key`]: where each lay, and when it was
+/// found, in milliseconds since the Unix epoch. Absent in a file from before there was a scrub.
+pub(super) const QUARANTINE: TableDefinition<'_, &[u8], (&PlaceBytes, u64)> = TableDefinition::new("quarantine");
+
+/// Numbers that belong to the whole file, by name.
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const META_SCHEMA: &str = "schema";
 /// No new segment gets a number below this.
 const META_SEGMENTS_FLOOR: &str = "segments_floor";
@@ -42,11 +49,26 @@ pub(super) fn raise_floor(transaction: &WriteTransaction, floor: u64) -> Result<
     Ok(())
 }
 
+/// [`QUARANTINE`], as a reader has it.
+pub(super) type Quarantine = ReadOnlyTable<&'static [u8], (&'static PlaceBytes, u64)>;
+
+/// The blocks in quarantine; `None` when the file never had any.
+pub(super) fn quarantine(transaction: &ReadTransaction) -> Result<Option<Quarantine>, BlocksError> {
+    match transaction.open_table(QUARANTINE) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The file of the block store, with what keeps a garbage collection out of everyone's way.
 #[derive(Debug)]
 pub(super) struct BlockFile {
     slot: Slot,
     pub(super) guard: Guard,
+    /// Blocks that were moved since the start lie in segments below this one: a scrub goes on that far, so that it misses
+    /// none that were moved out of its way.
+    pub(super) moved_end: AtomicU64,
 }
 
 impl BlockFile {
@@ -64,7 +86,7 @@ impl BlockFile {
         let open_error =
             |error: DatabaseError| BlocksError::Open { path: name.to_owned(), source: Arc::new(error.into()) };
         let slot = Slot::open(name.to_owned(), opener).map_err(open_error)?;
-        let file = Self { slot, guard: Guard::default() };
+        let file = Self { slot, guard: Guard::default(), moved_end: AtomicU64::new(0) };
         file.with(|database| check_schema(database, name))?;
         Ok(file)
     }
@@ -135,6 +157,7 @@ fn check_schema(database: &Database, name: &str) -> Result<(), BlocksError> {
                 transaction.open_table(SEGMENTS)?;
                 transaction.open_table(SEGMENT_SIZES)?;
                 transaction.open_table(INDEX)?;
+                transaction.open_table(QUARANTINE)?;
                 Ok(true)
             }
         }

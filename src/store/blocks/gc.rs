@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cid::Cid;
@@ -15,7 +16,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use roaring::RoaringTreemap;
 
 use super::BlocksError;
-use super::file::{BlockFile, INDEX, SEGMENT_SIZES, SEGMENTS, raise_floor};
+use super::file::{self, BlockFile, INDEX, QUARANTINE, SEGMENT_SIZES, SEGMENTS, raise_floor};
 use super::pack::{self, Place};
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids::codec;
@@ -87,8 +88,14 @@ pub struct Collection {
     sealed: bool,
     /// Blocks whose links were followed, by codec: the same bytes have other links under another codec.
     walked: HashMap<u64, RoaringTreemap>,
+    /// Blocks in quarantine that the roots reach, by the [`Place::number`] that they had.
+    quarantined: RoaringTreemap,
+    /// How many damaged blocks the roots reach that may have links.
+    damaged_nodes: u64,
     /// The last key that the sweep looked at.
     swept_to: Option<Vec<u8>>,
+    /// The last key in quarantine that the sweep looked at.
+    released_to: Option<Vec<u8>>,
     /// What lives in each segment below `segments_end`.
     live: BTreeMap<u64, Live>,
     /// Segments from here on are newer than this collection, and left alone.
@@ -145,7 +152,10 @@ impl BlockCollector {
             pending: Vec::new(),
             sealed: false,
             walked: HashMap::new(),
+            quarantined: RoaringTreemap::new(),
+            damaged_nodes: 0,
             swept_to: None,
+            released_to: None,
             live: BTreeMap::new(),
             segments_end,
             moves: Moves::default(),
@@ -201,9 +211,11 @@ impl Collection {
     fn mark(&mut self) -> Result<(), BlocksError> {
         let mut found: Vec<Place> = Vec::new();
         let (pending, walked, links) = (&mut self.pending, &mut self.walked, self.links);
+        let (quarantined, damaged_nodes) = (&mut self.quarantined, &mut self.damaged_nodes);
         self.file.read(|transaction| {
             let index = transaction.open_table(INDEX)?;
             let segments = transaction.open_table(SEGMENTS)?;
+            let quarantine = file::quarantine(transaction)?;
             for _ in 0..MARK_BLOCKS {
                 let Some(cid) = pending.pop() else { break };
                 if cid.hash().code() == IDENTITY_HASH {
@@ -211,21 +223,39 @@ impl Collection {
                     continue;
                 }
                 let Some(key) = pack::key(&cid) else { continue };
+                let is_leaf = matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
                 let Some(place) = index.get(&*key)?.map(|place| Place::from_bytes(place.value())) else {
-                    // Not here yet, or never: a fetch that brings it keeps what is below it.
+                    // Not here yet, or never: a fetch that brings it keeps what is below it. But what is below a block that
+                    // was here and was damaged is here, and needed when it comes back.
+                    let lost = quarantine.as_ref().map(|quarantine| quarantine.get(&*key)).transpose()?.flatten();
+                    if let Some(lost) = lost {
+                        let number = Place::from_bytes(lost.value().0).number();
+                        quarantined.insert(number);
+                        if !is_leaf && walked.entry(cid.codec()).or_default().insert(number) {
+                            *damaged_nodes += 1;
+                        }
+                    }
                     continue;
                 };
                 found.push(place);
                 // An empty block has no links, and must not stand for the block behind it, whose number it has.
-                let is_leaf = place.length == 0 || matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
-                if !is_leaf && walked.entry(cid.codec()).or_default().insert(place.number()) {
-                    pending.extend(links(&cid, &pack::read(&segments, place)?));
+                if is_leaf || place.length == 0 || !walked.entry(cid.codec()).or_default().insert(place.number()) {
+                    continue;
+                }
+                // Links that aren't what the hash says would have the wrong blocks removed.
+                match pack::read(&segments, place) {
+                    Ok(data) if pack::matches(&key, data.clone()) => pending.extend(links(&cid, &data)),
+                    Ok(_) | Err(BlocksError::Damaged { .. }) => *damaged_nodes += 1,
+                    Err(error) => return Err(error),
                 }
             }
             Ok(())
         })?;
         self.file.guard.mark(found.into_iter());
         if self.pending.is_empty() && self.sealed {
+            if self.damaged_nodes > 0 {
+                return Err(BlocksError::Unreplaced { blocks: self.damaged_nodes });
+            }
             self.walked = HashMap::new();
             self.phase = GcPhase::Sweep;
         }
@@ -273,6 +303,38 @@ impl Collection {
         self.report.removed_bytes += dead.iter().map(|(_, place)| u64::from(place.length)).sum::<u64>();
         match last {
             Some(last) => self.swept_to = Some(last),
+            None => self.release()?,
+        }
+        Ok(())
+    }
+
+    /// Forgets blocks in quarantine that no root reaches. One that went there after the walk had found it was marked.
+    fn release(&mut self) -> Result<(), BlocksError> {
+        let start = self.released_to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        let quarantined = &self.quarantined;
+        self.file.write_if(|transaction| {
+            let mut quarantine = transaction.open_table(QUARANTINE)?;
+            let index = transaction.open_table(INDEX)?;
+            let held = self.file.guard.marks();
+            let Some(marks) = held.as_ref() else { return Ok(false) };
+            let mut unneeded = Vec::new();
+            for entry in quarantine.range::<&[u8]>((start, Bound::Unbounded))?.take(SWEEP_ENTRIES) {
+                let (key, lost) = entry?;
+                let number = Place::from_bytes(lost.value().0).number();
+                let is_needed = quarantined.contains(number) || marks.contains(number);
+                if !is_needed || index.get(key.value())?.is_some() {
+                    unneeded.push(key.value().to_vec());
+                }
+                last = Some(key.value().to_vec());
+            }
+            for key in &unneeded {
+                quarantine.remove(key.as_slice())?;
+            }
+            Ok(!unneeded.is_empty())
+        })?;
+        match last {
+            Some(last) => self.released_to = Some(last),
             None => {
                 self.file.guard.end();
                 self.phase = GcPhase::Vacate;
@@ -355,11 +417,18 @@ impl Collection {
             let mut moved = Vec::new();
             {
                 let segments = transaction.open_table(SEGMENTS)?;
+                let index = transaction.open_table(INDEX)?;
                 for (key, place) in &batch {
-                    moved.push((key, pack::read(&segments, *place)?, *place));
+                    // One that went into quarantine since it was listed must not come back.
+                    let is_there = index.get(key.as_slice())?.is_some_and(|found| *found.value() == place.to_bytes());
+                    if is_there {
+                        moved.push((key, pack::read(&segments, *place)?, *place));
+                    }
                 }
             }
             pack::write(transaction, moved.iter_mut().map(|(_, data, place)| (&*data, place)).collect())?;
+            let end = moved.iter().map(|(_, _, place)| place.segments().end() + 1).max().unwrap_or(0);
+            self.file.moved_end.fetch_max(end, Ordering::AcqRel);
             moved.sort_unstable_by_key(|(key, ..)| *key);
             let mut index = transaction.open_table(INDEX)?;
             for (key, _, place) in moved {

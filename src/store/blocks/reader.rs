@@ -9,6 +9,7 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 use super::BlocksError;
 use super::file::{BlockFile, INDEX, SEGMENTS};
 use super::pack::{self, Place, PlaceBytes};
+use super::scrub::{self, ScrubRecord};
 use crate::model::Block;
 
 /// What a store holds.
@@ -87,6 +88,11 @@ impl BlockReader {
             };
             cids.iter().map(get).collect()
         })
+    }
+
+    /// What the store knows of its blocks being verified; this reads a few bytes, whatever its size.
+    pub fn scrub_record(&self) -> Result<ScrubRecord, BlocksError> {
+        scrub::record(&self.file)
     }
 
     /// What the store holds; this reads a few bytes, whatever its size.
