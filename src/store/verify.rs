@@ -443,3 +443,6 @@ fn told(report: &VerifyReport) {
         tracing::info!(blocks, bytes, "every block was verified");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,6 +103,28 @@ impl BlockReader {
 
 #[cfg(test)]
 impl BlockReader {
+    /// Flips a bit of a block as it lies in the file.
+    pub fn damage(&self, cid: &Cid) {
+        self.damage_at(cid, 0);
+    }
+
+    /// The same, so many bytes from the block's start.
+    pub fn damage_at(&self, cid: &Cid, at: u32) {
+        use redb::ReadableTable as _;
+        let changed = self.file.write(|transaction| {
+            let key = pack::key(cid).unwrap();
+            let place = Place::from_bytes(transaction.open_table(INDEX)?.get(&*key)?.unwrap().value());
+            let at = (place.offset + at) as usize;
+            let number = place.segment + (at / super::SEGMENT_BYTES) as u64;
+            let mut segments = transaction.open_table(SEGMENTS)?;
+            let mut bytes = segments.get(number)?.unwrap().value().to_vec();
+            bytes[at % super::SEGMENT_BYTES] ^= 1;
+            segments.insert(number, bytes.as_slice())?;
+            Ok(())
+        });
+        changed.unwrap();
+    }
+
     /// Whether a collection keeps marks.
     pub(super) fn is_collecting(&self) -> bool {
         self.file.guard.marks().is_some()

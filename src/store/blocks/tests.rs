@@ -204,8 +204,10 @@ struct Faults {
     gone: AtomicBool,
     /// While this is locked, nothing becomes durable.
     gate: std::sync::Mutex<()>,
-    /// Reads of these bytes of the file fail.
+    /// Reads of these bytes of the file fail, but not while it is being opened: where redb is compiled for debugging, it
+    /// reads all of the file then.
     bad: std::sync::Mutex<std::ops::Range<u64>>,
+    opening: AtomicBool,
     syncs: AtomicU64,
 }
 
@@ -228,7 +230,8 @@ impl StorageBackend for FaultyBackend {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
         let bad = self.faults.bad.lock().unwrap();
-        if offset < bad.end && bad.start < offset + out.len() as u64 {
+        let is_bad = offset < bad.end && bad.start < offset + out.len() as u64;
+        if is_bad && !self.faults.opening.load(Ordering::Acquire) {
             return Err(io::Error::other("an unreadable sector"));
         }
         self.file.read(offset, out)
@@ -276,7 +279,10 @@ impl FaultyDisk {
             }
             let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
             let backend = FaultyBackend { file: FileBackend::new(file)?, faults: Arc::clone(&opener_faults) };
-            Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)
+            opener_faults.opening.store(true, Ordering::Release);
+            let opened = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
+            opener_faults.opening.store(false, Ordering::Release);
+            opened
         };
         let file = file::BlockFile::open_with("a faulty disk", Box::new(opener)).unwrap();
         Self { store: BlockStore::start(file, write_buffer_bytes).unwrap(), faults, directory }
