@@ -9,3 +9,4 @@ mod restart;
 #[path = "../support/mod.rs"]
 mod support;
 mod two_services;
+mod verify;

@@ -320,8 +320,8 @@ impl Collection {
             let Some(marks) = held.as_ref() else { return Ok(false) };
             let mut unneeded = Vec::new();
             for entry in quarantine.range::<&[u8]>((start, Bound::Unbounded))?.take(SWEEP_ENTRIES) {
-                let (key, lost) = entry?;
-                let number = Place::from_bytes(lost.value().0).number();
+                let (key, found) = entry?;
+                let number = Place::from_bytes(found.value().0).number();
                 let is_needed = quarantined.contains(number) || marks.contains(number);
                 if !is_needed || index.get(key.value())?.is_some() {
                     unneeded.push(key.value().to_vec());

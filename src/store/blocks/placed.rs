@@ -113,7 +113,7 @@ mod tests {
             let (mut found, mut after) = (Vec::new(), Bound::Unbounded);
             loop {
                 let listing = next_places(&index, &(after, Bound::Unbounded), max, &|| true).unwrap();
-                assert_eq!(listing.blocks_in_range as usize, 500 - found.len());
+                assert_eq!(listing.blocks_in_range, 500 - found.len() as u64);
                 assert!(listing.blocks.len() <= max);
                 let Some((_, last)) = listing.blocks.last() else { break };
                 after = Bound::Excluded(last.number());

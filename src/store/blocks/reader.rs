@@ -104,12 +104,12 @@ impl BlockReader {
 #[cfg(test)]
 impl BlockReader {
     /// Flips a bit of a block as it lies in the file.
-    pub fn damage(&self, cid: &Cid) {
+    pub(in crate::store) fn damage(&self, cid: &Cid) {
         self.damage_at(cid, 0);
     }
 
     /// The same, so many bytes from the block's start.
-    pub fn damage_at(&self, cid: &Cid, at: u32) {
+    pub(in crate::store) fn damage_at(&self, cid: &Cid, at: u32) {
         use redb::ReadableTable as _;
         let changed = self.file.write(|transaction| {
             let key = pack::key(cid).unwrap();
