@@ -33,6 +33,7 @@ use crate::store::blocks::BlockStore;
 use crate::store::datadir::{DataDir, DataDirError};
 use crate::store::gc::GarbageCollector;
 use crate::store::records::{Records, RecordsError};
+use crate::store::verify::Verifier;
 use crate::store::{Stores, StoresError, upkeep};
 
 /// Why the service can't start, or didn't end well.
@@ -152,7 +153,9 @@ pub struct App {
     /// Gone when its end was told.
     node_task: Option<JoinHandle<()>>,
     garbage: Arc<GarbageCollector>,
-    schedule: JoinHandle<()>,
+    verifier: Arc<Verifier>,
+    /// What begins garbage collections and verifications by itself.
+    schedules: [JoinHandle<()>; 2],
     blocks: BlockStore,
     records: Arc<Records>,
     /// Held to the end: the lock on the data directory goes with it.
@@ -192,6 +195,8 @@ impl App {
             config.pins.clone(),
         )
         .spawn(changes, events);
+        let verifier =
+            Verifier::new(blocks.verifier(readable_links), Arc::clone(&records), Arc::clone(&board) as Arc<_>);
         let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(View(node.clone())));
         let http = {
             let state = AppState { accounts, pins: pins.clone() };
@@ -213,20 +218,23 @@ impl App {
             records_file: data.records_path(),
         };
         let garbage = GarbageCollector::new(blocks.collector(readable_links), Arc::clone(&records));
-        let schedule =
-            tokio::spawn(upkeep::keep(Arc::clone(&garbage), blocks.reader(), config.store.gc_interval, move || {
-                board.removals()
-            }));
+        let store = &config.store;
+        let keep = upkeep::keep(Arc::clone(&garbage), blocks.reader(), store.gc_interval, move || board.removals());
+        let schedules = [
+            tokio::spawn(keep),
+            tokio::spawn(Arc::clone(&verifier).run_regularly(store.verify_interval, store.verify_rate.as_u64())),
+        ];
         let state = ControlState {
             pins,
             node: node.clone(),
             blocks: blocks.reader(),
             garbage: Arc::clone(&garbage),
+            verifier: Arc::clone(&verifier),
             process: Arc::new(process),
         };
         let control = control(&data.control_path(), state);
         let node_task = Some(node_task);
-        Ok(Self { ready, http, control, runner, node, node_task, garbage, schedule, blocks, records, data })
+        Ok(Self { ready, http, control, runner, node, node_task, garbage, verifier, schedules, blocks, records, data })
     }
 
     /// What a started service tells.
@@ -266,8 +274,10 @@ impl App {
                 control.stop().await;
             }
         });
-        self.schedule.abort();
-        let ((), runner) = tokio::join!(self.garbage.stop(), self.runner.stop());
+        for schedule in &self.schedules {
+            schedule.abort();
+        }
+        let ((), (), runner) = tokio::join!(self.garbage.stop(), self.verifier.stop(), self.runner.stop());
         self.node.stop().await;
         if let Some(node_task) = self.node_task {
             let _ = node_task.await;
@@ -283,8 +293,8 @@ impl App {
     }
 }
 
-/// What a held block links to, for the garbage collection.
-fn readable_links(cid: &Cid, data: &Bytes) -> Vec<Cid> {
+/// What a held block links to, for the garbage collection and the verification.
+pub fn readable_links(cid: &Cid, data: &Bytes) -> Vec<Cid> {
     links(cid, data).unwrap_or_else(|error| {
         tracing::debug!(%cid, %error, "a held block has no readable links");
         Vec::new()

@@ -60,6 +60,8 @@ fn the_defaults_are_complete() {
     assert_eq!(config.store.blocks_cache, ByteSize::mib(64));
     assert_eq!(config.store.records_cache, ByteSize::mib(16));
     assert_eq!(config.store.write_buffer, ByteSize::mib(32));
+    assert_eq!(config.store.verify_interval, Duration::from_hours(720));
+    assert_eq!(config.store.verify_rate, ByteSize::mib(16));
     assert_eq!(config.pins.active_max, 16);
     assert_eq!(config.pins.stall_timeout, Duration::from_mins(1));
     assert_eq!(config.pins.retry_min, Duration::from_secs(10));
@@ -243,6 +245,8 @@ fn a_bad_value_in_a_file_says_what_was_expected() {
         ("[store]\nblocks_cache = \"lots\"", "store.blocks_cache", "\"lots\"", "a size of at least 1MiB"),
         ("[store]\nrecords_cache = \"5KiB\"", "store.records_cache", "\"5KiB\"", "a size of at least 1MiB"),
         ("[store]\nwrite_buffer = \"4194303\"", "store.write_buffer", "\"4194303\"", "a size of at least 4MiB"),
+        ("[store]\nverify_rate = \"1KiB\"", "store.verify_rate", "\"1KiB\"", "a size of at least 64KiB"),
+        ("[store]\nverify_interval = \"87601h\"", "store.verify_interval", "\"87601h\"", "at most ten years"),
         ("[pins]\nactive_max = 0", "pins.active_max", "0", "from 1 to 4096"),
         ("[pins]\nactive_max = 4097", "pins.active_max", "4097", "from 1 to 4096"),
         ("[pins]\nactive_max = 1.5", "pins.active_max", "1.5", "from 1 to 4096"),

@@ -239,6 +239,27 @@ fn gc_answers_when_it_is_done() {
 }
 
 #[test]
+fn verify_answers_when_it_is_done() {
+    let (_directory, data) = directory();
+    let daemon = Daemon::start(&data);
+    let answer = daemon.json(&["verify", "--repair"]);
+    for (key, value) in [("running", json!(false)), ("repair", json!(true)), ("blocks", json!(0)), ("pins", json!([]))]
+    {
+        assert_eq!(answer[key], value, "{answer}");
+    }
+    let expected = "verified 0 blocks with 0 B: each is what its hash says\n";
+    assert_eq!(stdout(&daemon.run(&["verify", "--rate", "1KiB"])), expected);
+    let status = daemon.json(&["status"]);
+    assert!(status["verification"]["finished"].is_string(), "{status}");
+    assert!(stdout(&daemon.run(&["status"])).contains("verified"));
+    daemon.stop();
+    // Without a running service it works on the data directory itself, if there is one.
+    assert_eq!(stdout(&run(&["verify"], &data)), expected);
+    let text = error(&run(&["verify"], &data.with_file_name("missing")));
+    assert!(text.contains("which does not exist"), "{text}");
+}
+
+#[test]
 fn without_a_daemon_one_line_says_how_to_start_it() {
     let (_directory, data) = directory();
     for arguments in [&["status"][..], &["status", "--json"], &["pin", "list"]] {

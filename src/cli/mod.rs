@@ -8,6 +8,7 @@ mod pin;
 mod serve;
 mod signals;
 mod status;
+mod verify;
 mod welcome;
 
 use std::error::Error;
@@ -38,6 +39,9 @@ enum Command {
     Status(status::Arguments),
     /// Remove the blocks that no pin needs any longer, and give their space back
     Gc(gc::Arguments),
+    /// Check every block against its hash, and name the pins that need damaged ones; with --repair, have those fetched
+    /// again
+    Verify(verify::Arguments),
     /// Look at the pins of all accounts of the running pinnace, try them again, or remove them.
     #[command(subcommand)]
     Pin(pin::Command),
@@ -72,6 +76,15 @@ pub enum CliError {
     /// The running process can't be reached, or refused.
     #[error(transparent)]
     Control(#[from] client::ControlError),
+    /// Blocks are damaged, and the command was not to repair them.
+    #[error(
+        "{blocks} {} damaged; `pinnace verify --repair` has what pins need fetched again",
+        if *.blocks == 1 { "block is" } else { "blocks are" }
+    )]
+    Damaged {
+        /// How many.
+        blocks: u64,
+    },
 }
 
 /// Reads the command line. Ends the process with help or usage where the command line asks for it or is wrong.
@@ -86,6 +99,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Pin(command) => pin::run(&command),
     }
 }
@@ -171,6 +185,9 @@ mod tests {
         for line in [
             &["status"][..],
             &["status", "--json", "--data", "d", "--config", "c"],
+            &["verify"],
+            &["verify", "--repair", "--rate", "0", "--json", "--data", "d", "--config", "c"],
+            &["verify", "--rate", "1.5GiB"],
             &["pin", "list"],
             &["pin", "list", "--status", "failed,queued", "--status", "pinning", "--limit", "1000", "--json"],
             &["pin", "show", id, "--json", "--data", "d"],
@@ -181,6 +198,7 @@ mod tests {
         }
         for line in [
             &["pin"][..],
+            &["verify", "--rate", "fast"],
             &["pin", "list", "--status", "done"],
             &["pin", "list", "--limit", "0"],
             &["pin", "list", "--limit", "1001"],

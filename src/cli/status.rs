@@ -56,6 +56,10 @@ fn text(status: &Status, now: Timestamp) -> String {
             ByteSize(store.records_bytes_on_disk)
         ),
     );
+    let verification = &status.verification;
+    let last = verification.finished.as_ref().map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at, now)));
+    let running = if verification.running { " (running now)" } else { "" };
+    row("verified", format!("{last}{running}"));
     let mut text = format!(
         "pinnace {} has been running for {} as process {}.\n\n",
         clean(&status.version),
@@ -77,7 +81,7 @@ fn text(status: &Status, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::control::{Addresses, PinNumbers, StoreSizes};
+    use crate::http::control::{Addresses, PinNumbers, StoreSizes, Verification};
 
     #[test]
     fn says_everything_in_aligned_lines() {
@@ -98,6 +102,11 @@ mod tests {
             connections: 3,
             pins: PinNumbers { queued: 1, pinning: 2, pinned: 30, failed: 4 },
             store: StoreSizes { blocks: 5, blocks_bytes_on_disk: 3 << 20, records_bytes_on_disk: 1 << 10 },
+            verification: Verification {
+                finished: Some("2026-01-29T12:00:00.000Z".to_owned()),
+                running: true,
+                damaged_blocks: 0,
+            },
             warnings: vec!["do this".to_owned()],
         };
         let now = "2026-01-31T12:00:00Z".parse().unwrap();
@@ -115,6 +124,7 @@ pinnace 1.2.3 has been running for 3 h as process 7.
   pins           1 queued, 2 pinning, 30 pinned, 4 failed
   blocks         5
   on disk        3.0 MiB of blocks, 1.0 KiB of records
+  verified       2 d ago (running now)
 
 warning: do this
 ";

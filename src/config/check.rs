@@ -19,6 +19,9 @@ const BUFFER_BYTES_MIN: u64 = 2 * BLOCK_BYTES_MAX as u64;
 /// redb needs some pages in memory at least.
 const CACHE_BYTES_MIN: u64 = 1024 * 1024;
 
+/// A verification that reads less in a second would not end in any useful time.
+const RATE_BYTES_MIN: u64 = 64 * 1024;
+
 /// The longest duration: far beyond any use, and far from where adding it to a time could overflow.
 const DURATION_MAX: Duration = Duration::from_hours(10 * 365 * 24);
 
@@ -57,6 +60,8 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("store.max_bytes", "a size such as \"200GiB\", or \"0B\" for no bound"),
     ("store.min_free_bytes", "a size such as \"512MiB\", or \"0B\" for none"),
     ("store.gc_interval", "a duration such as \"24h\", or \"0s\" for never"),
+    ("store.verify_interval", "a duration of at most ten years such as \"720h\", or \"0s\" for never"),
+    ("store.verify_rate", "a size of at least 64KiB, such as \"16MiB\""),
     ("pins.active_max", "a whole number from 1 to 4096"),
     ("pins.stall_timeout", DURATION),
     ("pins.retry_min", DURATION),
@@ -105,6 +110,8 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
         ("store.blocks_cache", size(store.blocks_cache, CACHE_BYTES_MIN)),
         ("store.records_cache", size(store.records_cache, CACHE_BYTES_MIN)),
         ("store.write_buffer", size(store.write_buffer, BUFFER_BYTES_MIN)),
+        ("store.verify_interval", store.verify_interval <= DURATION_MAX),
+        ("store.verify_rate", store.verify_rate.as_u64() >= RATE_BYTES_MIN),
         ("pins.active_max", (1..=ACTIVE_MAX).contains(&pins.active_max)),
         ("pins.stall_timeout", duration(pins.stall_timeout)),
         ("pins.retry_min", duration(pins.retry_min)),

@@ -9,6 +9,7 @@ mod pins;
 #[cfg(unix)]
 mod socket;
 mod status;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ pub use gc::Gc;
 pub use pins::{Pin, PinList};
 #[cfg(unix)]
 pub use socket::ControlSocket;
-pub use status::{Addresses, PinNumbers, Status, StoreSizes};
+pub use status::{Addresses, PinNumbers, Status, StoreSizes, Verification};
+pub use verify::{DamagedPin, Verify};
 
 use super::error::{self, ApiError};
 use super::router::panicked;
@@ -31,6 +33,7 @@ use crate::net::NodeHandle;
 use crate::pins::PinService;
 use crate::store::blocks::BlockReader;
 use crate::store::gc::GarbageCollector;
+use crate::store::verify::Verifier;
 
 /// What the handlers work with.
 #[derive(Debug, Clone)]
@@ -43,6 +46,8 @@ pub struct ControlState {
     pub blocks: BlockReader,
     /// What collects garbage.
     pub garbage: Arc<GarbageCollector>,
+    /// What verifies the blocks.
+    pub verifier: Arc<Verifier>,
     /// What doesn't change while the process runs.
     pub process: Arc<ProcessFacts>,
 }
@@ -68,6 +73,7 @@ fn router(state: ControlState) -> Router {
     Router::new()
         .route("/v1/status", get(status::get))
         .route("/v1/gc", get(gc::get).post(gc::begin))
+        .route("/v1/verify", get(verify::get).post(verify::begin))
         .route("/v1/pins", get(pins::list))
         .route("/v1/pins/{id}", get(pins::get).delete(pins::remove))
         .route("/v1/pins/{id}/retry", post(pins::retry))

@@ -3,25 +3,31 @@
 //! The runner writes here, the service reads; nothing here is stored. The service tells the runner through here
 //! what changed, always after the commit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::model::{PinId, PinRecord};
+use crate::store::verify::Fetches;
 
 /// Changes that wait for the runner.
 const CHANGES_QUEUED_MAX: usize = 1024;
 
 /// A committed change that the runner has to follow.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum PinChange {
     /// A new pin is queued.
     Added(Arc<PinRecord>),
     /// A pin is gone.
     Removed(PinId),
+    /// A pinned pin is queued again, since blocks of it are gone.
+    Requeued(Arc<PinRecord>),
+    /// Blocks are gone that running fetches may have seen: each has to begin anew. Answered when none of the old ones
+    /// can end well any more.
+    RestartFetches(oneshot::Sender<()>),
 }
 
 /// How far a running fetch has come.
@@ -66,12 +72,18 @@ pub enum Live {
     },
     /// Is being fetched.
     Fetching(Progress),
+    /// Was whole until a damaged block was found. What it is doing now; `None` when the runner hasn't seen it yet.
+    Mending(Option<Box<Live>>),
 }
 
 impl Live {
     /// Whether the pin holds a slot, which clients see as `pinning`.
     pub fn is_fetching(&self) -> bool {
-        matches!(self, Self::Fetching(_))
+        match self {
+            Self::Queued { .. } | Self::NoRoom { .. } => false,
+            Self::Fetching(_) => true,
+            Self::Mending(live) => live.as_ref().is_some_and(|live| live.is_fetching()),
+        }
     }
 
     /// The `info` of a PSA answer: strings only, `status_details` a sentence.
@@ -85,6 +97,11 @@ impl Live {
                 format!("waiting for room, and goes on by itself when there is some: {shortage}")
             }
             Self::Fetching(progress) => fetching_sentence(progress, now),
+            Self::Mending(live) => {
+                info = live.as_ref().map_or_else(BTreeMap::new, |live| live.info(now));
+                let doing = info.get("status_details").map_or("waiting for its turn", String::as_str);
+                format!("a damaged block was found in it and is being fetched again: {doing}")
+            }
         };
         info.insert("status_details".into(), sentence);
         if let Self::Fetching(progress)
@@ -140,6 +157,8 @@ fn fetching_sentence(progress: &Progress, now: Instant) -> String {
 #[derive(Debug)]
 pub struct Board {
     live: Mutex<HashMap<PinId, Live>>,
+    /// Unfinished pins that were whole before.
+    mending: Mutex<HashSet<PinId>>,
     changes: mpsc::Sender<PinChange>,
     removals: AtomicU64,
 }
@@ -148,7 +167,10 @@ impl Board {
     /// A board and the changes that the runner reads.
     pub fn new() -> (Arc<Self>, mpsc::Receiver<PinChange>) {
         let (changes, receiver) = mpsc::channel(CHANGES_QUEUED_MAX);
-        (Arc::new(Self { live: Mutex::default(), changes, removals: AtomicU64::new(0) }), receiver)
+        (
+            Arc::new(Self { live: Mutex::default(), mending: Mutex::default(), changes, removals: AtomicU64::new(0) }),
+            receiver,
+        )
     }
 
     /// Tells the runner of a committed change; waits while its queue is full. A runner that has stopped is ignored:
@@ -167,7 +189,9 @@ impl Board {
 
     /// What an unfinished pin is doing; `None` when the runner doesn't know it (finished, or not seen yet).
     pub fn live(&self, id: &PinId) -> Option<Live> {
-        self.lock().get(id).cloned()
+        let live = self.lock().get(id).cloned();
+        let is_mending = self.mending().contains(id);
+        if is_mending { Some(Live::Mending(live.map(Box::new))) } else { live }
     }
 
     /// How many pins are being fetched.
@@ -180,7 +204,18 @@ impl Board {
         self.lock().insert(id, live);
     }
 
+    /// Says that a pin was whole before.
+    pub fn set_mending(&self, id: PinId) {
+        self.mending().insert(id);
+    }
+
     /// Forgets a pin that is finished or gone.
+    pub fn forget(&self, id: &PinId) {
+        self.clear(id);
+        self.mending().remove(id);
+    }
+
+    /// Forgets what a pin is doing; it waits for its turn.
     pub fn clear(&self, id: &PinId) {
         self.lock().remove(id);
     }
@@ -188,6 +223,26 @@ impl Board {
     /// A poisoned lock is harmless: every entry is written whole.
     fn lock(&self) -> MutexGuard<'_, HashMap<PinId, Live>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mending(&self) -> MutexGuard<'_, HashSet<PinId>> {
+        self.mending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A runner that has stopped fetches nothing, and reads the records again at the next start.
+impl Fetches for Board {
+    fn restart(&self) {
+        let (sender, answered) = oneshot::channel();
+        if self.changes.blocking_send(PinChange::RestartFetches(sender)).is_ok() {
+            let _ = answered.blocking_recv();
+        }
+    }
+
+    fn requeued(&self, pins: Vec<PinRecord>) {
+        for pin in pins {
+            let _ = self.changes.blocking_send(PinChange::Requeued(Arc::new(pin)));
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use cid::Cid;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
+use tokio::task::{self, AbortHandle, JoinError, JoinHandle, JoinSet};
 
 use super::Options;
 use super::board::{Board, Live, PinChange, Progress};
@@ -158,10 +158,19 @@ impl Runner {
                 Some(change) = changes.recv() => match change {
                     PinChange::Added(record) => self.add(&record).await,
                     PinChange::Removed(pin) => self.remove(pin).await,
+                    PinChange::Requeued(record) => {
+                        self.board.set_mending(record.id);
+                        self.add(&record).await;
+                    }
+                    PinChange::RestartFetches(answer) => {
+                        self.restart_fetches().await;
+                        // Who asked may have stopped.
+                        let _ = answer.send(());
+                    }
                 },
                 Some(event) = events.recv() => self.handle_node_event(&event),
                 Ok(()) = self.shortage.changed() => self.handle_space(),
-                Some(outcome) = self.tasks.join_next() => self.handle_outcome(outcome).await,
+                Some(outcome) = self.tasks.join_next_with_id() => self.handle_outcome(outcome).await,
                 _ = tick.tick() => self.handle_tick().await,
             }
         }
@@ -209,7 +218,16 @@ impl Runner {
             let _ = self.node.unprotect(peer).await;
         }
         self.unwatch(pin).await;
-        self.board.clear(&pin);
+        self.board.forget(&pin);
+    }
+
+    /// Begins every running fetch anew. An old one that has ended just now isn't heard any more.
+    async fn restart_fetches(&mut self) {
+        let active: Vec<Active> = self.active.drain().map(|(_, active)| active).collect();
+        for active in active {
+            active.abort.abort();
+            self.start(active.record).await;
+        }
     }
 
     async fn unwatch(&mut self, pin: PinId) {
@@ -246,23 +264,23 @@ impl Runner {
         self.active.insert(pin, Active { record, progress, abort, news: false });
     }
 
-    async fn handle_outcome(&mut self, outcome: Result<Outcome, JoinError>) {
+    async fn handle_outcome(&mut self, outcome: Result<(task::Id, Outcome), JoinError>) {
         let (pin, result) = match outcome {
-            Ok(outcome) => outcome,
+            // Of a pin that was removed while its fetch ended, or whose fetch was begun anew, there is another one or none.
+            Ok((id, (pin, _))) if self.active.get(&pin).is_none_or(|active| active.abort.id() != id) => return,
+            Ok((_, outcome)) => outcome,
             Err(error) if error.is_cancelled() => return,
             Err(error) => {
                 // A panic is a bug, but one pin's bug must not keep a slot for ever.
                 tracing::error!(%error, "a fetch panicked");
-                let lost: Vec<PinId> =
-                    self.active.iter().filter(|(_, active)| active.abort.is_finished()).map(|(pin, _)| *pin).collect();
-                for pin in lost {
+                let lost = self.active.iter().find(|(_, active)| active.abort.id() == error.id()).map(|(pin, _)| *pin);
+                if let Some(pin) = lost {
                     let progress = self.active.remove(&pin).map(|active| shown(&active.progress.borrow()));
                     self.wait(pin, "an internal error; see the log".into(), progress);
                 }
                 return;
             }
         };
-        // Removed while it ended.
         let Some(active) = self.active.remove(&pin) else { return };
         let progress = shown(&active.progress.borrow());
         match result {

@@ -8,6 +8,7 @@ pub mod options;
 pub mod records;
 mod stores;
 pub mod upkeep;
+pub mod verify;
 
 pub use options::Options;
 pub use records::{Records, RecordsError};

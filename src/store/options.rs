@@ -25,6 +25,11 @@ pub struct Options {
     /// How often garbage is collected; zero for never.
     #[serde(with = "friendly")]
     pub gc_interval: Duration,
+    /// How long after a whole verification the next begins; zero for never.
+    #[serde(with = "friendly")]
+    pub verify_interval: Duration,
+    /// Bytes of blocks per second that a verification in the background reads.
+    pub verify_rate: ByteSize,
 }
 
 impl Options {

@@ -332,8 +332,8 @@ async fn pin_all(blocks: &BlockStore, records: &Records, shared: &Shared, seed: 
 fn run(is_failing: bool) {
     let seed: u64 = std::env::var("PINNACE_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("PINNACE_TEST_SEED={seed}");
-    let (send, crashes) = mpsc::sync_channel::<Crash>(4);
-    let world = World { disks: Default::default(), random: Random(seed), crashes: 0, send };
+    let (sender, crashes) = mpsc::sync_channel::<Crash>(4);
+    let world = World { disks: Default::default(), random: Random(seed), crashes: 0, send: sender };
     let shared = Arc::new(Shared {
         world: Mutex::new(world),
         acknowledged_pins: AtomicU64::new(0),

@@ -10,3 +10,4 @@ mod room;
 #[path = "../support/mod.rs"]
 mod support;
 mod two_services;
+mod verify;

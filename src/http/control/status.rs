@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ControlState;
 use crate::http::error::ApiError;
 use crate::net::profile::Profile;
+use crate::store::verify::VerifyState;
 
 /// What the running process is and how it is doing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub struct Status {
     pub pins: PinNumbers,
     /// What is stored.
     pub store: StoreSizes,
+    /// Whether what is stored is what it should be.
+    #[serde(default)]
+    pub verification: Verification,
     /// What the operator should mend: sentences.
     pub warnings: Vec<String>,
 }
@@ -76,6 +80,18 @@ pub struct StoreSizes {
     pub records_bytes_on_disk: u64,
 }
 
+/// Whether what is stored is what it should be.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Verification {
+    /// When every block had been verified last, as in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
+    /// Whether a verification runs.
+    pub running: bool,
+    /// Damaged blocks that have not been replaced yet.
+    pub damaged_blocks: u64,
+}
+
 const LAST_RESORT: &str = "no address of this node is known to be reachable from other machines, so clients get the listen \
 addresses as they are; if others should reach it, start it with --external MULTIADDR, or set the key network.external";
 
@@ -88,21 +104,30 @@ pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status
     let store = tokio::task::spawn_blocking(move || {
         let held = blocks.stats();
         let (blocks_file, records_file) = (bytes_on_disk(&process.blocks_file), bytes_on_disk(&process.records_file));
-        held.map(|held| StoreSizes {
-            blocks: held.blocks,
-            blocks_bytes_on_disk: blocks_file,
-            records_bytes_on_disk: records_file,
+        held.and_then(|held| {
+            let sizes = StoreSizes {
+                blocks: held.blocks,
+                blocks_bytes_on_disk: blocks_file,
+                records_bytes_on_disk: records_file,
+            };
+            Ok((sizes, blocks.scrub_record()?))
         })
     });
-    let store = store.await.map_err(|_| ApiError::stopping())?.map_err(|error| {
+    let (store, scrubbed) = store.await.map_err(|_| ApiError::stopping())?.map_err(|error| {
         tracing::error!(%error, "the blocks can't be counted");
         ApiError::internal()
     })?;
+    let verification = Verification {
+        finished: scrubbed.finished.map(|finished| format!("{finished:.3}")),
+        running: matches!(state.verifier.state(), Some(VerifyState::Running(..))),
+        damaged_blocks: scrubbed.quarantined_blocks,
+    };
     let mut warnings = Vec::new();
     if last_resort {
         warnings.push(LAST_RESORT.to_owned());
     }
     warnings.extend(state.blocks.shortage().map(|shortage| shortage.to_string()));
+    warnings.extend(damage_warning(scrubbed.quarantined_blocks));
     let text = |path: &PathBuf| path.display().to_string();
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -129,8 +154,19 @@ pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status
             failed: counts.failed,
         },
         store,
+        verification,
         warnings,
     }))
+}
+
+/// What to do about damaged blocks, if there are any.
+fn damage_warning(blocks: u64) -> Option<String> {
+    (blocks > 0).then(|| {
+        format!(
+            "{blocks} damaged {} not been replaced yet; `pinnace verify --repair` names the pins that need them and has them fetched again, and `pinnace gc` forgets those that no pin needs. Have a look at the disk and the memory of this machine",
+            if blocks == 1 { "block has" } else { "blocks have" }
+        )
+    })
 }
 
 /// The bytes that a file takes on the disk: the stores' files have holes. Zero for one that can't be looked at.

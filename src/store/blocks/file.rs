@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-    WriteTransaction,
+    Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition, WriteTransaction,
 };
 
 use super::disk::Disk;
@@ -26,6 +27,10 @@ pub(super) const INDEX: TableDefinition<'_, &[u8], &PlaceBytes> = TableDefinitio
 
 /// The length of each segment in bytes, so that finding the mostly dead ones doesn't read them all.
 pub(super) const SEGMENT_SIZES: TableDefinition<'_, u64, u32> = TableDefinition::new("segment_sizes");
+
+/// Blocks that were found damaged and taken out of the index, by [`super::pack::key`]: where each lay, and when it was
+/// found, in milliseconds since the Unix epoch.
+pub(super) const QUARANTINE: TableDefinition<'_, &[u8], (&PlaceBytes, u64)> = TableDefinition::new("quarantine");
 
 /// Entries after which a transaction that merges them into the index takes no further bucket.
 const SETTLE_ENTRIES: usize = 32 * 1024;
@@ -75,6 +80,9 @@ pub(super) fn subtract_segment_bytes(transaction: &WriteTransaction, bytes: u64)
     Ok(())
 }
 
+/// [`QUARANTINE`], as a reader has it.
+pub(super) type Quarantine = ReadOnlyTable<&'static [u8], (&'static PlaceBytes, u64)>;
+
 /// The file of the block store, the front of its index, and what keeps a garbage collection out of everyone's way.
 #[derive(Debug)]
 pub(super) struct BlockFile {
@@ -82,6 +90,9 @@ pub(super) struct BlockFile {
     pub(super) guard: Guard,
     pub(super) space: Space,
     recent: Recent,
+    /// Blocks that were moved since the start lie in segments below this one: a scrub goes on that far, so that it misses
+    /// none that were moved out of its way.
+    pub(super) moved_end: AtomicU64,
 }
 
 impl BlockFile {
@@ -100,7 +111,13 @@ impl BlockFile {
         let open_error =
             |error: DatabaseError| BlocksError::Open { path: name.to_owned(), source: Arc::new(error.into()) };
         let slot = Slot::open(name.to_owned(), opener).map_err(open_error)?;
-        let file = Self { slot, guard: Guard::default(), space: Space::new(path, limits), recent: Recent::default() };
+        let file = Self {
+            slot,
+            guard: Guard::default(),
+            space: Space::new(path, limits),
+            recent: Recent::default(),
+            moved_end: AtomicU64::new(0),
+        };
         file.with(|database| schema::prepare(database, name))?;
         file.load_recent()?;
         Ok(file)
@@ -120,24 +137,25 @@ impl BlockFile {
         keys: &[Option<K>],
         job: impl FnOnce(&ReadTransaction, Vec<Option<Place>>) -> Result<T, BlocksError>,
     ) -> Result<T, BlocksError> {
+        self.with_newest(|newest| newest.read_places(keys, job))
+    }
+
+    /// For who looks up one thing after the other, and doesn't know the next before.
+    pub(super) fn with_newest<T>(
+        &self,
+        job: impl FnOnce(&Newest<'_>) -> Result<T, BlocksError>,
+    ) -> Result<T, BlocksError> {
+        self.with(|database| job(&Newest { database, recent: &self.recent }))
+    }
+
+    /// As [`BlockFile::write`], but the transaction is undone, which costs nothing, when the job says `false`.
+    pub(super) fn write_if(
+        &self,
+        job: impl FnOnce(&WriteTransaction) -> Result<bool, BlocksError>,
+    ) -> Result<(), BlocksError> {
         self.with(|database| {
-            let (transaction, mut places) = loop {
-                let epoch = self.recent.epoch();
-                let find = |key: &Option<K>| self.recent.find(key.as_ref()?.as_ref().try_into().ok()?);
-                let places: Vec<Option<Place>> = keys.iter().map(find).collect();
-                let transaction = database.begin_read()?;
-                // What left the front of the index in between may have been moved since, or removed. That is over in a moment.
-                if self.recent.epoch() == epoch {
-                    break (transaction, places);
-                }
-            };
-            let index = transaction.open_table(INDEX)?;
-            for (key, place) in keys.iter().zip(&mut places) {
-                if let (Some(key), None) = (key, &place) {
-                    *place = index.get(key.as_ref())?.map(|place| Place::from_bytes(place.value()));
-                }
-            }
-            job(&transaction, places)
+            let transaction = begin_write(database)?;
+            if job(&transaction)? { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
         })
     }
 
@@ -263,5 +281,43 @@ impl BlockFile {
 
     fn with<T>(&self, job: impl FnOnce(&Database) -> Result<T, BlocksError>) -> Result<T, BlocksError> {
         self.slot.with(job).map_err(BlocksError::OutOfService)?
+    }
+}
+
+/// The open file, with the newest state of its index.
+pub(super) struct Newest<'file> {
+    database: &'file Database,
+    recent: &'file Recent,
+}
+
+impl Newest<'_> {
+    /// A transaction that reads the state of this moment.
+    pub(super) fn begin_read(&self) -> Result<ReadTransaction, BlocksError> {
+        Ok(self.database.begin_read()?)
+    }
+
+    /// See [`BlockFile::read_places`].
+    pub(super) fn read_places<K: AsRef<[u8]>, T>(
+        &self,
+        keys: &[Option<K>],
+        job: impl FnOnce(&ReadTransaction, Vec<Option<Place>>) -> Result<T, BlocksError>,
+    ) -> Result<T, BlocksError> {
+        let (transaction, mut places) = loop {
+            let epoch = self.recent.epoch();
+            let find = |key: &Option<K>| self.recent.find(key.as_ref()?.as_ref().try_into().ok()?);
+            let places: Vec<Option<Place>> = keys.iter().map(find).collect();
+            let transaction = self.database.begin_read()?;
+            // What left the front of the index in between may have been moved since, or removed. That is over in a moment.
+            if self.recent.epoch() == epoch {
+                break (transaction, places);
+            }
+        };
+        let index = transaction.open_table(INDEX)?;
+        for (key, place) in keys.iter().zip(&mut places) {
+            if let (Some(key), None) = (key, &place) {
+                *place = index.get(key.as_ref())?.map(|place| Place::from_bytes(place.value()));
+            }
+        }
+        job(&transaction, places)
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cid::Cid;
@@ -15,7 +16,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use roaring::RoaringTreemap;
 
 use super::BlocksError;
-use super::file::{BlockFile, INDEX, SEGMENT_SIZES, SEGMENTS, raise_floor, subtract_segment_bytes};
+use super::file::{BlockFile, INDEX, QUARANTINE, SEGMENT_SIZES, SEGMENTS, raise_floor, subtract_segment_bytes};
 use super::pack::{self, Place};
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids::codec;
@@ -26,8 +27,15 @@ const MARK_BLOCKS: usize = if cfg!(test) { 64 } else { 256 };
 /// Index entries that one step of the sweep looks at; fewer in tests, which look between the steps.
 const SWEEP_ENTRIES: usize = if cfg!(test) { 128 } else { 8192 };
 
-/// Bytes of blocks that one step moves.
-const MOVE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of blocks that one step copies.
+const MOVE_BYTES: u64 = if cfg!(test) { 64 * 1024 } else { 8 * 1024 * 1024 };
+
+/// Bytes of copied blocks after which the index is told; so much more room is taken meanwhile. Small blocks fall anywhere in
+/// the index, so the more of them are told together, the more share a page of it.
+const COPIED_BYTES_MAX: u64 = if cfg!(test) { 256 * 1024 } else { 128 * 1024 * 1024 };
+
+/// Index entries that one step changes.
+const INDEX_ENTRIES: usize = if cfg!(test) { 64 } else { 8192 };
 
 /// Blocks that are listed at a time to be moved: about 100 bytes of memory each.
 const MOVE_BLOCKS_MAX: u64 = 500_000;
@@ -87,8 +95,14 @@ pub struct Collection {
     sealed: bool,
     /// Blocks whose links were followed, by codec: the same bytes have other links under another codec.
     walked: HashMap<u64, RoaringTreemap>,
+    /// Blocks in quarantine that the roots reach, by the [`Place::number`] that they had.
+    quarantined: RoaringTreemap,
+    /// How many damaged blocks the roots reach that may have links.
+    damaged_nodes: u64,
     /// The last key that the sweep looked at.
     swept_to: Option<Vec<u8>>,
+    /// The last key in quarantine that the sweep looked at.
+    released_to: Option<Vec<u8>>,
     /// What lives in each segment below `segments_end`.
     live: BTreeMap<u64, Live>,
     /// Segments from here on are newer than this collection, and left alone.
@@ -113,7 +127,22 @@ struct Moves {
     /// Those whose turn it is.
     turn: BTreeSet<u64>,
     blocks: Vec<(Vec<u8>, Place)>,
+    /// What was copied and is not indexed yet.
+    copied: Vec<Copied>,
+    /// Bytes of those, until they are indexed.
+    copied_bytes: u64,
+    is_indexing: bool,
+    /// Segments in which nothing lives any more, once the index says where the copies are.
+    empty: BTreeSet<u64>,
     planned: bool,
+}
+
+/// A block that is in two places.
+#[derive(Debug)]
+struct Copied {
+    key: Vec<u8>,
+    old: Place,
+    new: Place,
 }
 
 /// A handle that begins collections.
@@ -147,7 +176,10 @@ impl BlockCollector {
             pending: Vec::new(),
             sealed: false,
             walked: HashMap::new(),
+            quarantined: RoaringTreemap::new(),
+            damaged_nodes: 0,
             swept_to: None,
+            released_to: None,
             live: BTreeMap::new(),
             segments_end,
             moves: Moves::default(),
@@ -206,25 +238,48 @@ impl Collection {
         let keys: Vec<_> = cids.iter().map(pack::key).collect();
         let mut found: Vec<Place> = Vec::new();
         let (pending, walked, links) = (&mut self.pending, &mut self.walked, self.links);
+        let (quarantined, damaged_nodes) = (&mut self.quarantined, &mut self.damaged_nodes);
         self.file.read_places(&keys, |transaction, places| {
             let segments = transaction.open_table(SEGMENTS)?;
-            for (cid, place) in cids.iter().zip(places) {
+            let quarantine = transaction.open_table(QUARANTINE)?;
+            for ((cid, key), place) in cids.iter().zip(&keys).zip(places) {
                 if cid.hash().code() == IDENTITY_HASH {
                     pending.extend(links(cid, &Bytes::copy_from_slice(cid.hash().digest())));
                     continue;
                 }
-                // One that isn't here comes later, or never: a fetch that brings it keeps what is below it.
-                let Some(place) = place else { continue };
-                found.push(place);
+                let Some(key) = key else { continue };
                 let is_leaf = matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
-                if !is_leaf && walked.entry(cid.codec()).or_default().insert(place.number()) {
-                    pending.extend(links(cid, &pack::read(&segments, place)?));
+                let Some(place) = place else {
+                    // Not here yet, or never: a fetch that brings it keeps what is below it. But what is below a block that
+                    // was here and was damaged is here, and needed when it comes back.
+                    if let Some(lost) = quarantine.get(&**key)? {
+                        let number = Place::from_bytes(lost.value().0).number();
+                        quarantined.insert(number);
+                        if !is_leaf && walked.entry(cid.codec()).or_default().insert(number) {
+                            *damaged_nodes += 1;
+                        }
+                    }
+                    continue;
+                };
+                found.push(place);
+                // An empty block has no links, and must not stand for the block behind it, whose number it has.
+                if is_leaf || place.length == 0 || !walked.entry(cid.codec()).or_default().insert(place.number()) {
+                    continue;
+                }
+                // Links that aren't what the hash says would have the wrong blocks removed.
+                match pack::read(&segments, place) {
+                    Ok(data) if pack::matches(key, data.clone()) => pending.extend(links(cid, &data)),
+                    Ok(_) | Err(BlocksError::Damaged { .. }) => *damaged_nodes += 1,
+                    Err(error) => return Err(error),
                 }
             }
             Ok(())
         })?;
         self.file.guard.mark(found.into_iter());
         if self.pending.is_empty() && self.sealed {
+            if self.damaged_nodes > 0 {
+                return Err(BlocksError::Unreplaced { blocks: self.damaged_nodes });
+            }
             self.walked = HashMap::new();
             self.phase = GcPhase::Sweep;
         }
@@ -272,6 +327,38 @@ impl Collection {
         self.report.removed_bytes += dead.iter().map(|(_, place)| u64::from(place.length)).sum::<u64>();
         match last {
             Some(last) => self.swept_to = Some(last),
+            None => self.release()?,
+        }
+        Ok(())
+    }
+
+    /// Forgets blocks in quarantine that no root reaches. One that went there after the walk had found it was marked.
+    fn release(&mut self) -> Result<(), BlocksError> {
+        let start = self.released_to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        let quarantined = &self.quarantined;
+        self.file.write_if(|transaction| {
+            let mut quarantine = transaction.open_table(QUARANTINE)?;
+            let index = transaction.open_table(INDEX)?;
+            let held = self.file.guard.marks();
+            let Some(marks) = held.as_ref() else { return Ok(false) };
+            let mut unneeded = Vec::new();
+            for entry in quarantine.range::<&[u8]>((start, Bound::Unbounded))?.take(SWEEP_ENTRIES) {
+                let (key, found) = entry?;
+                let number = Place::from_bytes(found.value().0).number();
+                let is_needed = quarantined.contains(number) || marks.contains(number);
+                if !is_needed || index.get(key.value())?.is_some() {
+                    unneeded.push(key.value().to_vec());
+                }
+                last = Some(key.value().to_vec());
+            }
+            for key in &unneeded {
+                quarantine.remove(key.as_slice())?;
+            }
+            Ok(!unneeded.is_empty())
+        })?;
+        match last {
+            Some(last) => self.released_to = Some(last),
             None => {
                 self.file.guard.end();
                 self.phase = GcPhase::Vacate;
@@ -284,6 +371,9 @@ impl Collection {
         if !self.moves.planned {
             self.plan_moves()?;
         }
+        if self.moves.is_indexing {
+            return self.index_copies();
+        }
         if self.moves.blocks.is_empty() {
             if self.moves.segments.is_empty() {
                 self.phase = GcPhase::Done;
@@ -291,7 +381,7 @@ impl Collection {
             }
             self.list_blocks()?;
         }
-        self.move_blocks()
+        self.copy_blocks()
     }
 
     /// Finds the segments to vacate, and drops those without any live byte.
@@ -342,40 +432,68 @@ impl Collection {
         Ok(())
     }
 
-    fn move_blocks(&mut self) -> Result<(), BlocksError> {
+    /// Copies the next blocks to new segments. The index doesn't say so yet: a stop leaves a copy that nothing names.
+    fn copy_blocks(&mut self) -> Result<(), BlocksError> {
         let mut bytes = 0;
         let mut batch = Vec::new();
         while bytes < MOVE_BYTES {
-            let Some((key, place)) = self.moves.blocks.pop() else { break };
-            bytes += place.length as usize;
-            batch.push((key, place));
+            let Some((key, old)) = self.moves.blocks.pop() else { break };
+            bytes += u64::from(old.length);
+            batch.push(Copied { key, old, new: old });
         }
-        self.file.write(|transaction| {
-            let mut moved = Vec::new();
+        let mut copies = self.file.write(|transaction| {
+            let mut data = Vec::new();
             {
                 let segments = transaction.open_table(SEGMENTS)?;
-                for (key, place) in &batch {
-                    moved.push((key, pack::read(&segments, *place)?, *place));
+                for copied in &batch {
+                    data.push(pack::read(&segments, copied.old)?);
                 }
             }
-            pack::write(transaction, moved.iter_mut().map(|(_, data, place)| (&*data, place)).collect())?;
-            moved.sort_unstable_by_key(|(key, ..)| *key);
-            let mut index = transaction.open_table(INDEX)?;
-            for (key, _, place) in moved {
-                index.insert(key.as_slice(), &place.to_bytes())?;
-            }
-            Ok(())
+            pack::write(transaction, data.iter().zip(batch.iter_mut().map(|copied| &mut copied.new)).collect())?;
+            let end = batch.iter().map(|copied| copied.new.segments().end() + 1).max().unwrap_or(0);
+            self.file.moved_end.fetch_max(end, Ordering::AcqRel);
+            Ok(batch)
         })?;
-        self.report.moved_blocks += batch.len() as u64;
-        let mut empty: BTreeSet<u64> = BTreeSet::new();
-        for (segment, bytes) in batch.iter().flat_map(|(_, place)| place.parts()) {
+        self.moves.copied.append(&mut copies);
+        self.moves.copied_bytes += bytes;
+        if self.moves.copied_bytes >= COPIED_BYTES_MAX || self.moves.blocks.is_empty() {
+            // From the last one on: neighbours in the index share pages.
+            self.moves.copied.sort_unstable_by(|left, right| right.key.cmp(&left.key));
+            self.moves.copied_bytes = 0;
+            self.moves.is_indexing = true;
+        }
+        Ok(())
+    }
+
+    /// Tells the index where the next blocks are now; after the last one, drops the segments that are empty then.
+    fn index_copies(&mut self) -> Result<(), BlocksError> {
+        let first = self.moves.copied.len().saturating_sub(INDEX_ENTRIES);
+        let batch = self.moves.copied.split_off(first);
+        self.report.moved_blocks += self.file.write(|transaction| {
+            let mut index = transaction.open_table(INDEX)?;
+            let mut moved = 0;
+            for Copied { key, old, new } in batch.iter().rev() {
+                // One that went into quarantine since it was listed must not come back.
+                if index.get(key.as_slice())?.is_some_and(|found| *found.value() == old.to_bytes()) {
+                    index.insert(key.as_slice(), &new.to_bytes())?;
+                    moved += 1;
+                }
+            }
+            Ok(moved)
+        })?;
+        for (segment, bytes) in batch.iter().flat_map(|copied| copied.old.parts()) {
             let Some(live) = self.live.get_mut(&segment) else { continue };
             live.bytes = live.bytes.saturating_sub(bytes);
             live.blocks = live.blocks.saturating_sub(1);
             if live.blocks == 0 {
-                empty.insert(segment);
+                self.moves.empty.insert(segment);
             }
         }
+        if !self.moves.copied.is_empty() {
+            return Ok(());
+        }
+        self.moves.is_indexing = false;
+        let mut empty = std::mem::take(&mut self.moves.empty);
         if self.moves.blocks.is_empty() {
             empty.extend(std::mem::take(&mut self.moves.turn));
         }

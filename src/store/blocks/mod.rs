@@ -9,14 +9,17 @@
 //! One thread writes ([`BlockWriter`] feeds it); readers ([`BlockReader`]) can't write and never wait for it, except
 //! while a failed file is opened again. Identity CIDs are never stored: they are answered from themselves.
 
+mod damage;
 mod disk;
 mod file;
 mod gc;
 mod guard;
 mod pack;
+mod placed;
 mod reader;
 mod recent;
 mod schema;
+mod scrub;
 mod space;
 mod writer;
 
@@ -27,6 +30,8 @@ mod gc_tests;
 #[cfg(test)]
 mod index_tests;
 #[cfg(test)]
+mod scrub_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;
@@ -35,9 +40,11 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+pub use damage::DamageFinder;
 pub use gc::{BlockCollector, Collection, GcPhase, GcReport, Links};
 pub use guard::Ticket;
 pub use reader::{BlockReader, BlockStats};
+pub use scrub::{BlockVerifier, DAMAGED_NAMED_MAX, Scrub, ScrubRecord, ScrubReport, ScrubStep};
 pub use space::{Shortage, SpaceLimits, SpaceState};
 pub use writer::{BlockWriter, PendingPut};
 
@@ -79,10 +86,20 @@ pub enum BlocksError {
     #[error(transparent)]
     NoSpace(#[from] Shortage),
     /// The index names bytes that aren't there.
-    #[error("the block store is damaged: segment {segment} is missing or too short")]
+    #[error(
+        "the block store is damaged: segment {segment} is missing or too short; `pinnace verify --repair` has its blocks fetched again"
+    )]
     Damaged {
         /// The segment's number.
         segment: u64,
+    },
+    /// Garbage can't be told from what is below damaged blocks.
+    #[error(
+        "{blocks} damaged blocks have not been replaced yet, and what is below them can't be told; garbage is not collected until they are or their pins are removed: `pinnace verify --repair` names the pins and has the blocks fetched again"
+    )]
+    Unreplaced {
+        /// How many damaged blocks the pins reach that may have links.
+        blocks: u64,
     },
     /// The store was closed, so nothing is written any more.
     #[error("the block store is closed")]
@@ -157,6 +174,11 @@ impl BlockStore {
     /// A handle that collects garbage; `links` says what a block links to.
     pub fn collector(&self, links: Links) -> BlockCollector {
         BlockCollector { file: self.reader.file(), links }
+    }
+
+    /// A handle that checks blocks; `links` says what a block links to.
+    pub fn verifier(&self, links: Links) -> BlockVerifier {
+        BlockVerifier { file: self.reader.file(), links }
     }
 
     /// Commits what was submitted, then ends the writing thread. Blocks until that is done; readers go on working.

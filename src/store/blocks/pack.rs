@@ -4,14 +4,16 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use cid::Cid;
-use redb::{ReadableTable, WriteTransaction};
+use cid::multihash::Multihash;
+use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::disk;
-use super::file::{self, INDEX, SEGMENT_SIZES, SEGMENTS};
+use super::file::{self, INDEX, QUARANTINE, SEGMENT_SIZES, SEGMENTS};
 use super::recent::{Digest, Entry, Recent};
 use super::{BlocksError, SEGMENT_BYTES};
 use crate::model::Block;
 use crate::model::block::IDENTITY_HASH;
+use crate::model::cids::codec;
 use crate::model::limits::BLOCK_BYTES_MAX;
 
 /// The multihash code of SHA2-256, of which nearly all blocks are.
@@ -35,6 +37,12 @@ impl Place {
     /// A number that no other block has, for bitmaps. An empty block shares its number with the block behind it.
     pub(super) fn number(self) -> u64 {
         self.segment << 16 | u64::from(self.offset)
+    }
+
+    /// The place with this [`Place::number`].
+    #[expect(clippy::cast_possible_truncation, reason = "the offset is the number's last 16 bits")]
+    pub(super) fn from_number(number: u64, length: u32) -> Self {
+        Self { segment: number >> 16, offset: number as u32 & 0xffff, length }
     }
 
     /// The segments over which the block runs: those before the last one are full.
@@ -102,6 +110,27 @@ pub(super) fn key(cid: &Cid) -> Option<Cow<'_, [u8]>> {
     }
 }
 
+/// The CID, with the codec for raw bytes, of the block with this [`key`]; `None` for what is no such key.
+pub(super) fn cid(key: &[u8]) -> Option<Cid> {
+    let hash = if key.len() == SHA2_256_BYTES {
+        Multihash::wrap(SHA2_256, key).ok()?
+    } else {
+        let mut rest = key;
+        let hash = Multihash::read(&mut rest).ok()?;
+        let is_padded = key.len() == SHA2_256_BYTES + 1 && rest == [0];
+        if !rest.is_empty() && !is_padded {
+            return None;
+        }
+        hash
+    };
+    Some(Cid::new_v1(codec::RAW, hash))
+}
+
+/// Whether these are the bytes of the block with this [`key`].
+pub(super) fn matches(key: &[u8], data: Bytes) -> bool {
+    cid(key).is_some_and(|cid| Block::verify(cid, data).is_ok())
+}
+
 /// A block of a batch, on its way into the index.
 struct Candidate<'a> {
     /// The key's first bytes: nearly always enough to sort by, without a look at what `key` points to.
@@ -165,6 +194,7 @@ pub(super) fn append(
             }
         }
     }
+    release(transaction, &candidates)?;
     Ok(appended)
 }
 
@@ -180,6 +210,17 @@ pub(super) fn place_of(
         return Ok(Some(place));
     }
     Ok(index.get(key)?.map(|place| Place::from_bytes(place.value())))
+}
+
+/// What was damaged and is stored again leaves the quarantine.
+fn release(transaction: &WriteTransaction, stored: &[Candidate<'_>]) -> Result<(), BlocksError> {
+    let mut quarantine = transaction.open_table(QUARANTINE)?;
+    if !quarantine.is_empty()? {
+        for Candidate { key, .. } in stored {
+            quarantine.remove(&**key)?;
+        }
+    }
+    Ok(())
 }
 
 /// The distinct blocks of a batch that can be stored, by key. Neighbours in the index share pages, so in this order each

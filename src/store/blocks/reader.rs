@@ -8,6 +8,7 @@ use redb::ReadTransaction;
 
 use super::file::{BlockFile, SEGMENTS};
 use super::pack::{self, Place};
+use super::scrub::{self, ScrubRecord};
 use super::{BlocksError, Shortage, SpaceState};
 use crate::model::Block;
 
@@ -110,6 +111,11 @@ impl BlockReader {
         self.file.space.shortage()
     }
 
+    /// What the store knows of its blocks being verified; this reads a few bytes, whatever its size.
+    pub fn scrub_record(&self) -> Result<ScrubRecord, BlocksError> {
+        scrub::record(&self.file)
+    }
+
     /// What the store holds; this reads a few bytes, whatever its size.
     pub fn stats(&self) -> Result<BlockStats, BlocksError> {
         self.file.stats()
@@ -121,6 +127,27 @@ impl BlockReader {
     /// Merges what stands in front of the index.
     pub(in crate::store) fn settle_for_tests(&self) -> Result<(), BlocksError> {
         self.file.settle()
+    }
+
+    /// Flips a bit of a block as it lies in the file.
+    pub(in crate::store) fn damage(&self, cid: &Cid) {
+        self.damage_at(cid, 0);
+    }
+
+    /// The same, so many bytes from the block's start.
+    pub(in crate::store) fn damage_at(&self, cid: &Cid, at: u32) {
+        use redb::ReadableTable as _;
+        let place = self.file.read_places(&[pack::key(cid)], |_, places| Ok(places[0].unwrap())).unwrap();
+        let changed = self.file.write(|transaction| {
+            let at = (place.offset + at) as usize;
+            let number = place.segment + (at / super::SEGMENT_BYTES) as u64;
+            let mut segments = transaction.open_table(SEGMENTS)?;
+            let mut bytes = segments.get(number)?.unwrap().value().to_vec();
+            bytes[at % super::SEGMENT_BYTES] ^= 1;
+            segments.insert(number, bytes.as_slice())?;
+            Ok(())
+        });
+        changed.unwrap();
     }
 
     /// Whether a collection keeps marks.

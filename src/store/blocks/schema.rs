@@ -2,7 +2,7 @@
 
 use redb::{Database, ReadableTable, WriteTransaction};
 
-use super::file::{INDEX, META, META_SCHEMA, META_SEGMENT_BYTES, SEGMENT_SIZES, SEGMENTS};
+use super::file::{INDEX, META, META_SCHEMA, META_SEGMENT_BYTES, QUARANTINE, SEGMENT_SIZES, SEGMENTS};
 use super::recent::RECENT;
 use super::{BlocksError, SCHEMA_VERSION};
 use crate::store::database::begin_write;
@@ -28,15 +28,18 @@ pub(super) fn prepare(database: &Database, name: &str) -> Result<(), BlocksError
             transaction.open_table(SEGMENT_SIZES)?;
             transaction.open_table(INDEX)?;
             transaction.open_table(RECENT)?;
+            transaction.open_table(QUARANTINE)?;
         }
     }
     transaction.open_table(META)?.insert(META_SCHEMA, SCHEMA_VERSION)?;
     Ok(transaction.commit()?)
 }
 
-/// From version 1: there was no front of the index, and nobody counted the bytes of the segments.
+/// From version 1: there was no front of the index, and nobody counted the bytes of the segments, and
+/// there was no scrub.
 fn upgrade(transaction: &WriteTransaction) -> Result<(), BlocksError> {
     transaction.open_table(RECENT)?;
+    transaction.open_table(QUARANTINE)?;
     let mut bytes = 0;
     for size in transaction.open_table(SEGMENT_SIZES)?.iter()? {
         bytes += u64::from(size?.1.value());

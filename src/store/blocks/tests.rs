@@ -190,10 +190,10 @@ async fn reads_go_on_while_blocks_are_written() {
 }
 
 /// A store whose disk can be made to stand still or to fail.
-struct FaultyDisk {
-    store: BlockStore,
+pub(super) struct FaultyDisk {
+    pub(super) store: BlockStore,
     faults: Arc<Faults>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 #[derive(Debug, Default)]
@@ -204,6 +204,10 @@ struct Faults {
     gone: AtomicBool,
     /// While this is locked, nothing becomes durable.
     gate: std::sync::Mutex<()>,
+    /// Reads of these bytes of the file fail, but not while it is being opened: where redb is compiled for debugging, it
+    /// reads all of the file then.
+    bad: std::sync::Mutex<std::ops::Range<u64>>,
+    opening: AtomicBool,
     syncs: AtomicU64,
 }
 
@@ -225,6 +229,11 @@ impl StorageBackend for FaultyBackend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let bad = self.faults.bad.lock().unwrap();
+        let is_bad = offset < bad.end && bad.start < offset + out.len() as u64;
+        if is_bad && !self.faults.opening.load(Ordering::Acquire) {
+            return Err(io::Error::other("an unreadable sector"));
+        }
         self.file.read(offset, out)
     }
 
@@ -250,7 +259,16 @@ impl StorageBackend for FaultyBackend {
 }
 
 impl FaultyDisk {
-    fn new(write_buffer_bytes: usize) -> Self {
+    /// From now on the disk doesn't read the place where these bytes are.
+    pub(super) fn refuse_reads_of(&self, data: &[u8]) {
+        let file = std::fs::read(self.directory.path().join("blocks.redb")).unwrap();
+        let start = file.windows(64).position(|bytes| bytes == &data[..64]).unwrap() as u64;
+        *self.faults.bad.lock().unwrap() = start..start + 64;
+        // What is in the cache would hide it.
+        self.store.reader().file().reopen();
+    }
+
+    pub(super) fn new(write_buffer_bytes: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("blocks.redb");
         let faults = Arc::new(Faults::default());
@@ -261,10 +279,13 @@ impl FaultyDisk {
             }
             let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
             let backend = FaultyBackend { file: FileBackend::new(file)?, faults: Arc::clone(&opener_faults) };
-            Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)
+            opener_faults.opening.store(true, Ordering::Release);
+            let opened = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend);
+            opener_faults.opening.store(false, Ordering::Release);
+            opened
         };
         let file = file::BlockFile::open_with("a faulty disk".as_ref(), SpaceLimits::NONE, Box::new(opener)).unwrap();
-        Self { store: BlockStore::start(file, write_buffer_bytes).unwrap(), faults, _directory: directory }
+        Self { store: BlockStore::start(file, write_buffer_bytes).unwrap(), faults, directory }
     }
 }
 
@@ -364,6 +385,12 @@ fn keys_tell_hashes_apart() {
         cids.iter().map(|cid| pack::key(cid).unwrap().into_owned()).collect();
     assert_eq!(keys.len(), cids.len());
     assert_eq!(keys.iter().filter(|key| key.len() == 32).count(), 1);
+    for cid in cids {
+        assert_eq!(pack::cid(&pack::key(&cid).unwrap()), Some(cid));
+    }
+    for damaged in [&[][..], &[0x12], &[0x80; 40], &[0x12; 33], &[0x12; 5000]] {
+        assert_eq!(pack::cid(damaged), None);
+    }
 }
 
 #[tokio::test]

@@ -114,6 +114,14 @@ impl Records {
         Ok(roots)
     }
 
+    /// At most `max` pins of all accounts in the order of their ids, from the one after `after` on.
+    pub fn pins(&self, after: Option<PinId>, max: usize) -> Result<Vec<PinRecord>, RecordsError> {
+        let pins = self.read()?.open_table(PINS)?;
+        let start = after.map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(*id.as_bytes()));
+        let range = pins.range::<&[u8; 16]>((start.as_ref(), std::ops::Bound::Unbounded))?;
+        range.take(max).map(|entry| decode("pins", entry?.1.value())).collect()
+    }
+
     /// Shows every pin of an account, newest first, that was made strictly between two times (milliseconds since the
     /// Unix epoch), from one snapshot. It reads the disk for as long as there are pins: not for the event loop.
     pub fn scan_pins(
@@ -205,6 +213,19 @@ impl Records {
         self.write(move |change| change.retry_pin(id)).await
     }
 
+    /// Queues pins again that are pinned and turned out not to be whole, all in one commit. The answer has those that were
+    /// still there and pinned.
+    pub async fn requeue_pins(&self, ids: Vec<PinId>) -> Result<Vec<PinRecord>, RecordsError> {
+        self.write(move |change| {
+            let mut queued = Vec::new();
+            for id in ids {
+                queued.extend(change.requeue_pin(id)?);
+            }
+            Ok(queued)
+        })
+        .await
+    }
+
     /// Stores how a pin ended; false when it is gone meanwhile. A pinned one no longer keeps what it replaced.
     pub async fn finish(&self, id: PinId, state: PinState) -> Result<bool, RecordsError> {
         self.write(move |change| change.finish(id, state)).await
@@ -278,6 +299,17 @@ impl Change<'_> {
         record.state = PinState::Queued;
         self.put_pin(&record)?;
         Ok(Ok(record))
+    }
+
+    /// Queues a pinned pin again; `None` when it is gone or isn't pinned.
+    pub fn requeue_pin(&self, id: PinId) -> Result<Option<PinRecord>, RecordsError> {
+        let Some(mut record) = self.pin(id)? else { return Ok(None) };
+        if !matches!(record.state, PinState::Pinned { .. }) {
+            return Ok(None);
+        }
+        record.state = PinState::Queued;
+        self.put_pin(&record)?;
+        Ok(Some(record))
     }
 
     /// Stores how a pin ended; false when it is gone meanwhile.

@@ -481,3 +481,29 @@ async fn accounts_are_found_by_number_and_address_and_tokens_end_with_their_fami
     assert!(records.write(move |change| change.revoke_token(other.id)).await.unwrap());
     assert!(!records.write(move |change| change.revoke_token(other.id)).await.unwrap());
 }
+
+#[tokio::test]
+async fn only_pinned_pins_are_queued_again_when_blocks_of_them_are_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let mut pins = Vec::new();
+    for number in 0..4 {
+        pins.push(add(&records, 1, number, None).await);
+    }
+    let failure = Failure { code: FailureCode::Stalled, sentence: "x".into() };
+    records.finish(pins[0].id, PinState::Pinned { blocks: 1, bytes: 2 }).await.unwrap();
+    records.finish(pins[1].id, PinState::Failed(failure.clone())).await.unwrap();
+    records.remove_pin(UserId(1), pins[2].id).await.unwrap();
+    let ids = pins.iter().map(|pin| pin.id).collect();
+    let queued = records.requeue_pins(ids).await.unwrap();
+    assert_eq!(queued, [PinRecord { state: PinState::Queued, ..pins[0].clone() }]);
+    assert_eq!(records.get(pins[0].id).unwrap().unwrap().state, PinState::Queued);
+    assert_eq!(records.get(pins[1].id).unwrap().unwrap().state, PinState::Failed(failure));
+    assert_eq!(records.get(pins[2].id).unwrap(), None);
+    assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 2, failed: 1, pinned: 0 });
+    let unfinished: Vec<PinId> = records.unfinished(None, 10).unwrap().iter().map(|pin| pin.id).collect();
+    assert_eq!(unfinished, [pins[0].id, pins[3].id]);
+    let page: Vec<PinId> = records.pins(Some(pins[0].id), 1).unwrap().iter().map(|pin| pin.id).collect();
+    assert_eq!(page, [pins[1].id]);
+    assert_eq!(records.pins(None, 10).unwrap().len(), 3);
+}

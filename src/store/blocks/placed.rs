@@ -1,0 +1,126 @@
+//! The index in the order in which the blocks lie in the file, so that a pass over all of them reads the disk in order.
+//!
+//! The index is sorted by hash, and a list of all places would need more memory the more blocks there are. So each call
+//! reads the whole index and keeps the first places of a range; the next call goes on behind them.
+
+use std::collections::BinaryHeap;
+use std::ops::RangeBounds;
+
+use redb::ReadableTable;
+
+use super::BlocksError;
+use super::pack::{Place, PlaceBytes};
+
+/// Entries of the index between two looks at whether to go on.
+const LOOK_EVERY: usize = 8192;
+
+/// A block of the index: its key, and where it lies.
+pub(super) type Placed = (Box<[u8]>, Place);
+
+/// The first blocks of a range.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Their keys and places, by [`Place::number`].
+    pub(super) blocks: Vec<Placed>,
+    /// How many blocks the whole range has.
+    pub(super) blocks_in_range: u64,
+    /// Bytes of the blocks in the whole range.
+    pub(super) bytes_in_range: u64,
+}
+
+/// Lists the at most `max` first blocks whose [`Place::number`] is in `numbers`; blocks that share a number are listed
+/// together. `go_on` is asked now and then; once it says no, the list may lack any block.
+///
+/// Takes about 100 bytes of memory for each of the `max` blocks.
+pub(super) fn next_places(
+    index: &impl ReadableTable<&'static [u8], &'static PlaceBytes>,
+    numbers: &impl RangeBounds<u64>,
+    max: usize,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Listing, BlocksError> {
+    let mut listing = Listing::default();
+    // By number and length, so that an empty block comes before the one behind it; the largest is at the top.
+    let mut first: BinaryHeap<(u64, u32, Box<[u8]>)> = BinaryHeap::new();
+    let mut rejected_min = u64::MAX;
+    for (count, entry) in index.iter()?.enumerate() {
+        if count % LOOK_EVERY == 0 && !go_on() {
+            break;
+        }
+        let (key, place) = entry?;
+        let place = Place::from_bytes(place.value());
+        let number = place.number();
+        if !numbers.contains(&number) {
+            continue;
+        }
+        listing.blocks_in_range += 1;
+        listing.bytes_in_range += u64::from(place.length);
+        if first.len() < max {
+            first.push((number, place.length, key.value().into()));
+        } else if let Some(mut last) = first.peek_mut() {
+            if number < last.0 {
+                rejected_min = rejected_min.min(last.0);
+                *last = (number, place.length, key.value().into());
+            } else {
+                rejected_min = rejected_min.min(number);
+            }
+        }
+    }
+    let mut first = first.into_sorted_vec();
+    // Who goes on behind a number would miss what was left out of it. Only a damaged index has so many under one number
+    // that nothing would be left; then most of them have to do.
+    let whole = first.partition_point(|(number, ..)| *number < rejected_min);
+    if whole > 0 {
+        first.truncate(whole);
+    }
+    listing.blocks = first.into_iter().map(|(number, length, key)| (key, Place::from_number(number, length))).collect();
+    Ok(listing)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Bound;
+
+    use redb::backends::InMemoryBackend;
+    use redb::{Database, ReadableDatabase};
+
+    use super::*;
+    use crate::store::blocks::file::INDEX;
+
+    #[test]
+    fn lists_every_block_once_in_order_whatever_the_memory() {
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let mut expected: Vec<(u64, u32)> = Vec::new();
+        {
+            let mut index = transaction.open_table(INDEX).unwrap();
+            for number in 0..500u32 {
+                // Each seventh block is empty, and shares its place with the next one.
+                let (at, length) = match number % 7 {
+                    0 => (number, 0),
+                    1 => (number - 1, 10),
+                    _ => (number, 10),
+                };
+                let place = Place { segment: u64::from(at / 50), offset: at % 50 * 10, length };
+                let key = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
+                index.insert(key.as_slice(), &place.to_bytes()).unwrap();
+                expected.push((place.number(), length));
+            }
+        }
+        transaction.commit().unwrap();
+        expected.sort_unstable();
+        let index = database.begin_read().unwrap().open_table(INDEX).unwrap();
+        for max in [3, 10, 499, 500, 1000] {
+            let (mut found, mut after) = (Vec::new(), Bound::Unbounded);
+            loop {
+                let listing = next_places(&index, &(after, Bound::Unbounded), max, &|| true).unwrap();
+                assert_eq!(listing.blocks_in_range, 500 - found.len() as u64);
+                assert!(listing.blocks.len() <= max);
+                let Some((_, last)) = listing.blocks.last() else { break };
+                after = Bound::Excluded(last.number());
+                found.extend(listing.blocks.iter().map(|(_, place)| (place.number(), place.length)));
+            }
+            assert_eq!(found, expected, "{max} at a time");
+        }
+        assert!(next_places(&index, &.., 10, &|| false).unwrap().blocks.is_empty());
+    }
+}
