@@ -22,6 +22,8 @@ pub(super) type Placed = (Box<[u8]>, Place);
 pub(super) struct Listing {
     /// Their keys and places, by [`Place::number`].
     pub(super) blocks: Vec<Placed>,
+    /// Entries of the index that were read.
+    pub(super) entries: u64,
     /// How many blocks the whole range has.
     pub(super) blocks_in_range: u64,
     /// Bytes of the blocks in the whole range.
@@ -47,6 +49,7 @@ pub(super) fn next_places(
             break;
         }
         let (key, place) = entry?;
+        listing.entries += 1;
         let place = Place::from_bytes(place.value());
         let number = place.number();
         if !numbers.contains(&number) {

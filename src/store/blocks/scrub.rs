@@ -29,6 +29,9 @@ const STEP_BLOCKS: usize = if cfg!(test) { 16 } else { 4096 };
 /// Blocks that are listed at a time: about 25 MB of memory.
 const LISTED_BLOCKS_MAX: usize = if cfg!(test) { 100 } else { 262_144 };
 
+/// What an entry of the index costs to read, in bytes.
+const ENTRY_BYTES: u64 = 64;
+
 /// Damaged blocks that a pass names; further ones are only counted.
 pub const DAMAGED_NAMED_MAX: usize = 1000;
 
@@ -86,7 +89,7 @@ pub struct ScrubRecord {
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScrubStep {
-    /// It looked at so many bytes of blocks, and there may be more.
+    /// It read about so many bytes, of blocks or of the index, and there may be more.
     Looked(u64),
     /// There are no more blocks.
     Done,
@@ -220,15 +223,15 @@ impl Scrub {
             return Ok(ScrubStep::Looked(0));
         }
         if self.ahead.is_empty() {
-            self.list(go_on)?;
+            let bytes = self.list(go_on)?;
             let is_done = self.ahead.is_empty() && go_on();
-            return Ok(if is_done { ScrubStep::Done } else { ScrubStep::Looked(0) });
+            return Ok(if is_done { ScrubStep::Done } else { ScrubStep::Looked(bytes) });
         }
         self.look()
     }
 
-    /// Lists the next blocks.
-    fn list(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), BlocksError> {
+    /// Lists the next blocks; the answer is how many bytes of the index that read.
+    fn list(&mut self, go_on: &dyn Fn() -> bool) -> Result<u64, BlocksError> {
         self.end = self.end.max(self.file.moved_end.load(Ordering::Acquire));
         let start = self.cursor.map_or(Bound::Unbounded, Bound::Excluded);
         let end = Bound::Excluded(Place { segment: self.end, offset: 0, length: 0 }.number());
@@ -241,7 +244,7 @@ impl Scrub {
             self.ahead = listing.blocks;
             self.ahead.reverse();
         }
-        Ok(())
+        Ok(listing.entries * ENTRY_BYTES)
     }
 
     /// Looks at the next blocks of the list.
