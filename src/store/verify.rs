@@ -271,6 +271,10 @@ impl Verifier {
                 Ok(result) => result,
                 Err(_) => Err(VerifyError::Structure),
             };
+            if matches!(result, Err(VerifyError::Blocks(BlocksError::Storage(_)) | VerifyError::Structure)) {
+                // The next access finds a file that works, if there is one to be had.
+                self.blocks.reopen();
+            }
             let mut shared = self.lock();
             let repairs = pass.as_ref().is_some_and(|pass: &Pass| pass.scrub.repairs());
             if result.is_ok() && !repairs && shared.running.is_some_and(|running| running.repair) {
