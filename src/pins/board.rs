@@ -251,3 +251,26 @@ pub fn rate(bytes: u64, over: Duration) -> u64 {
     let milliseconds = u64::try_from(over.as_millis()).unwrap_or(u64::MAX).max(1);
     bytes.saturating_mul(1000) / milliseconds
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_that_was_whole_says_so_until_it_is_whole_again() {
+        let (board, _changes) = Board::new();
+        let (id, now) = (PinId::new(), Instant::now());
+        let details = |board: &Board| board.live(&id).map(|live| live.info(now)["status_details"].clone());
+        assert_eq!(details(&board), None);
+        board.set_mending(id);
+        let mending = "a damaged block was found in it and is being fetched again: waiting for its turn";
+        assert_eq!(details(&board).unwrap(), mending);
+        board.set(id, Live::Queued { ahead: Some(0), next_try_at: None, last_try: None, progress: None });
+        assert!(details(&board).unwrap().ends_with("fetched again: next in the queue"));
+        board.clear(&id);
+        assert_eq!(details(&board).unwrap(), mending);
+        assert!(!board.live(&id).unwrap().is_fetching());
+        board.forget(&id);
+        assert_eq!(details(&board), None);
+    }
+}

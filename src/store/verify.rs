@@ -26,6 +26,10 @@ pub const PINS_NAMED_MAX: usize = 1000;
 /// How often a pass notes in the file how far it is.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 
+/// How long a repair goes on between two looks for the pins that need damaged blocks, which read every node of them. The
+/// first look follows the first damaged block.
+const PINS_EVERY: Duration = Duration::from_secs(900);
+
 /// How long the background rests after a pass that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -151,6 +155,22 @@ pub struct Verifier {
     changed: Condvar,
 }
 
+/// The pass that runs.
+#[derive(Debug)]
+struct Pass {
+    scrub: Scrub,
+    report: VerifyReport,
+    /// When the pins were looked at last, and how many blocks this pass had put in quarantine by then.
+    pins_checked: Option<(Instant, u64)>,
+}
+
+impl Pass {
+    /// Whether blocks went into quarantine since the pins were looked at.
+    fn has_pins_due(&self) -> bool {
+        self.pins_checked.map_or(0, |(_, blocks)| blocks) < self.scrub.report().quarantined_blocks
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     /// What the running pass has to do; `None` when none runs.
@@ -251,8 +271,12 @@ impl Verifier {
                 Ok(result) => result,
                 Err(_) => Err(VerifyError::Structure),
             };
+            if matches!(result, Err(VerifyError::Blocks(BlocksError::Storage(_)) | VerifyError::Structure)) {
+                // The next access finds a file that works, if there is one to be had.
+                self.blocks.reopen();
+            }
             let mut shared = self.lock();
-            let repairs = pass.as_ref().is_some_and(|(scrub, _): &(Scrub, _)| scrub.repairs());
+            let repairs = pass.as_ref().is_some_and(|pass: &Pass| pass.scrub.repairs());
             if result.is_ok() && !repairs && shared.running.is_some_and(|running| running.repair) {
                 // Somebody asked for it at the last moment.
                 continue;
@@ -269,64 +293,64 @@ impl Verifier {
     }
 
     /// One pass over everything, or what is left of it.
-    fn pass(
-        &self,
-        request: VerifyRequest,
-        pass: &mut Option<(Scrub, VerifyReport)>,
-    ) -> Result<VerifyReport, VerifyError> {
-        let (scrub, report) = match pass {
-            Some((scrub, report)) => (scrub, report),
+    fn pass(&self, request: VerifyRequest, pass: &mut Option<Pass>) -> Result<VerifyReport, VerifyError> {
+        let pass = match pass {
+            Some(pass) => pass,
             None => {
                 let scrub = self.blocks.scrub(request.repair, request.resume)?;
                 let report = VerifyReport { repairs: request.repair, ..VerifyReport::default() };
-                let (scrub, report) = pass.insert((scrub, report));
+                let pass = pass.insert(Pass { scrub, report, pins_checked: None });
                 // A repair that was cut off is ended first: the blocks may take days.
                 if request.repair && self.blocks.record()?.pins_due {
-                    self.check_pins(scrub, report)?;
+                    self.check_pins(pass)?;
                 }
-                (scrub, report)
+                pass
             }
         };
-        self.check_blocks(scrub, report)?;
-        let quarantined_blocks = self.blocks.record()?.quarantined_blocks;
-        if scrub.report().damaged_blocks > 0 || quarantined_blocks > 0 {
-            self.check_pins(scrub, report)?;
+        self.check_blocks(pass)?;
+        let is_damaged = pass.scrub.has_unrepaired() || self.blocks.record()?.quarantined_blocks > 0;
+        if pass.has_pins_due() || is_damaged && (pass.pins_checked.is_none() || pass.scrub.has_unrepaired()) {
+            self.check_pins(pass)?;
         }
-        scrub.finish()?;
-        report.quarantined_blocks = self.blocks.record()?.quarantined_blocks;
-        Ok(report.clone())
+        pass.scrub.finish()?;
+        pass.report.quarantined_blocks = self.blocks.record()?.quarantined_blocks;
+        Ok(pass.report.clone())
     }
 
-    fn check_blocks(&self, scrub: &mut Scrub, report: &mut VerifyReport) -> Result<(), VerifyError> {
+    fn check_blocks(&self, pass: &mut Pass) -> Result<(), VerifyError> {
         let mut saved = Instant::now();
         loop {
             let Some(request) = self.wanted() else {
-                scrub.save()?;
+                pass.scrub.save()?;
                 return Err(VerifyError::Stopped);
             };
             if request.repair {
-                scrub.repair();
-                report.repairs = true;
+                pass.scrub.repair();
+                pass.report.repairs = true;
             }
             let began = Instant::now();
-            let step = scrub.step(&|| self.wanted().is_some())?;
-            report.blocks.clone_from(scrub.report());
-            self.show(VerifyPhase::Blocks, report);
+            let step = pass.scrub.step(&|| self.wanted().is_some())?;
+            pass.report.blocks.clone_from(pass.scrub.report());
+            self.show(VerifyPhase::Blocks, &pass.report);
             match step {
                 ScrubStep::Done => return Ok(()),
                 ScrubStep::Looked(bytes) => self.pace(began, bytes),
             }
             if saved.elapsed() >= SAVE_EVERY {
-                scrub.save()?;
+                pass.scrub.save()?;
                 saved = Instant::now();
+            }
+            // A pin must not seem whole for the days that the blocks may take.
+            if pass.has_pins_due() && pass.pins_checked.is_none_or(|(at, _)| at.elapsed() >= PINS_EVERY) {
+                self.check_pins(pass)?;
             }
         }
     }
 
     /// Finds the pins that need damaged blocks, and queues them again if this repairs.
-    fn check_pins(&self, scrub: &Scrub, report: &mut VerifyReport) -> Result<(), VerifyError> {
-        report.pins.clear();
-        report.damaged_pins = 0;
+    fn check_pins(&self, pass: &mut Pass) -> Result<(), VerifyError> {
+        let Pass { scrub, report, pins_checked } = pass;
+        let blocks = scrub.report().quarantined_blocks;
         self.show(VerifyPhase::Pins, report);
         if scrub.repairs() {
             // One that saw a block before it went into quarantine may end without it.
@@ -334,10 +358,10 @@ impl Verifier {
         }
         let mut finder = self.blocks.damage(scrub);
         let go_on = || self.wanted().is_some();
-        let mut after: Option<PinId> = None;
+        let (mut after, mut count): (Option<PinId>, u64) = (None, 0);
         loop {
             let page = self.records.pins(after, PAGE_PINS)?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { break };
             after = Some(last.id);
             let mut damaged = Vec::new();
             for record in page {
@@ -351,17 +375,22 @@ impl Verifier {
                 }
             }
             let requeued = if scrub.repairs() { self.requeue(&damaged)? } else { Vec::new() };
-            report.damaged_pins += damaged.len() as u64;
+            count += damaged.len() as u64;
             for record in damaged {
-                if report.pins.len() >= PINS_NAMED_MAX {
-                    break;
-                }
-                let account = self.records.user(record.user)?.map(|user| user.email);
                 let requeued = requeued.contains(&record.id);
-                report.pins.push(DamagedPin { record, account, requeued });
+                if let Some(named) = report.pins.iter_mut().find(|named| named.record.id == record.id) {
+                    named.requeued |= requeued;
+                } else if report.pins.len() < PINS_NAMED_MAX {
+                    let account = self.records.user(record.user)?.map(|user| user.email);
+                    report.pins.push(DamagedPin { record, account, requeued });
+                }
             }
+            // Those that an earlier look of this pass named may be whole again.
+            report.damaged_pins = count.max(report.pins.len() as u64);
             self.show(VerifyPhase::Pins, report);
         }
+        *pins_checked = Some((Instant::now(), blocks));
+        Ok(())
     }
 
     fn requeue(&self, damaged: &[PinRecord]) -> Result<Vec<PinId>, VerifyError> {

@@ -151,3 +151,31 @@ async fn what_is_found_while_the_service_is_stopped_is_fetched_at_its_start() {
     Asker::connect(&service.ready.multiaddr("/tcp/")).await.compare(&damaged.dag).await;
     assert!(damaged.origin.terminate().await.0.success());
 }
+
+/// A running fetch has found a block that goes into quarantine then: it must not end without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_relied_on_a_damaged_block_begins_anew() {
+    let dag = Dag::wide("unfinished", 30, 60_000);
+    let provider = Provider::start_allowing(&dag, 21).await;
+    let home = Home::new();
+    let service = home.start().await;
+    let token = service.ready.token().to_owned();
+    let pin = service.api().add(&dag.root, &[provider.origin()]).await;
+    service.api().wait_blocks(&pin, 21, 20).await;
+    assert!(service.terminate().await.0.success());
+    let bytes = std::fs::read(home.data().join("blocks.redb")).unwrap();
+    let holds = |data: &[u8]| bytes.windows(64).any(|window| window == &data[..64]);
+    let (_, stored) = dag.blocks.iter().find(|(_, data)| holds(data)).unwrap();
+    damage(&home, stored);
+
+    let service = home.start().await;
+    let api = service.api_with(&token);
+    api.wait_blocks(&pin, 21, 20).await;
+    let verify = json(&home, &["verify", "--repair"], 0);
+    assert_eq!((&verify["damaged_blocks"], &verify["damaged_pins"]), (&1.into(), &1.into()), "{verify}");
+    assert_eq!((&verify["pins"][0]["status"], &verify["pins"][0]["requeued"]), (&"queued".into(), &false.into()));
+    provider.allow(usize::MAX);
+    api.wait_pinned(&pin, 40).await;
+    Asker::connect(&service.ready.multiaddr("/tcp/")).await.compare(&dag).await;
+    assert!(json(&home, &["verify"], 0)["blocks"] == 31);
+}

@@ -4,7 +4,6 @@
 //! reads the whole index and keeps the first places of a range; the next call goes on behind them.
 
 use std::collections::BinaryHeap;
-use std::ops::RangeBounds;
 
 use redb::ReadableTable;
 
@@ -17,24 +16,25 @@ const LOOK_EVERY: usize = 8192;
 /// A block of the index: its key, and where it lies.
 pub(super) type Placed = (Box<[u8]>, Place);
 
-/// The first blocks of a range.
+/// The first of the wanted blocks.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     /// Their keys and places, by [`Place::number`].
     pub(super) blocks: Vec<Placed>,
-    /// How many blocks the whole range has.
-    pub(super) blocks_in_range: u64,
-    /// Bytes of the blocks in the whole range.
-    pub(super) bytes_in_range: u64,
+    /// Entries of the index that were read.
+    pub(super) entries: u64,
+    /// How many blocks are wanted, listed or not.
+    pub(super) blocks_wanted: u64,
+    /// Bytes of those blocks.
+    pub(super) bytes_wanted: u64,
 }
 
-/// Lists the at most `max` first blocks whose [`Place::number`] is in `numbers`; blocks that share a number are listed
-/// together. `go_on` is asked now and then; once it says no, the list may lack any block.
+/// Lists the at most `max` first blocks whose [`Place::number`] is wanted; blocks that share a number are listed together. `go_on` is asked now and then; once it says no, the list may lack any block.
 ///
 /// Takes about 100 bytes of memory for each of the `max` blocks.
 pub(super) fn next_places(
     index: &impl ReadableTable<&'static [u8], &'static PlaceBytes>,
-    numbers: &impl RangeBounds<u64>,
+    is_wanted: &dyn Fn(u64) -> bool,
     max: usize,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Listing, BlocksError> {
@@ -47,13 +47,14 @@ pub(super) fn next_places(
             break;
         }
         let (key, place) = entry?;
+        listing.entries += 1;
         let place = Place::from_bytes(place.value());
         let number = place.number();
-        if !numbers.contains(&number) {
+        if !is_wanted(number) {
             continue;
         }
-        listing.blocks_in_range += 1;
-        listing.bytes_in_range += u64::from(place.length);
+        listing.blocks_wanted += 1;
+        listing.bytes_wanted += u64::from(place.length);
         if first.len() < max {
             first.push((number, place.length, key.value().into()));
         } else if let Some(mut last) = first.peek_mut() {
@@ -78,8 +79,6 @@ pub(super) fn next_places(
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Bound;
-
     use redb::backends::InMemoryBackend;
     use redb::{Database, ReadableDatabase};
 
@@ -110,17 +109,17 @@ mod tests {
         expected.sort_unstable();
         let index = database.begin_read().unwrap().open_table(INDEX).unwrap();
         for max in [3, 10, 499, 500, 1000] {
-            let (mut found, mut after) = (Vec::new(), Bound::Unbounded);
+            let (mut found, mut after) = (Vec::new(), None);
             loop {
-                let listing = next_places(&index, &(after, Bound::Unbounded), max, &|| true).unwrap();
-                assert_eq!(listing.blocks_in_range, 500 - found.len() as u64);
+                let listing = next_places(&index, &|number| Some(number) > after, max, &|| true).unwrap();
+                assert_eq!(listing.blocks_wanted, 500 - found.len() as u64);
                 assert!(listing.blocks.len() <= max);
                 let Some((_, last)) = listing.blocks.last() else { break };
-                after = Bound::Excluded(last.number());
+                after = Some(last.number());
                 found.extend(listing.blocks.iter().map(|(_, place)| (place.number(), place.length)));
             }
             assert_eq!(found, expected, "{max} at a time");
         }
-        assert!(next_places(&index, &.., 10, &|| false).unwrap().blocks.is_empty());
+        assert!(next_places(&index, &|_| true, 10, &|| false).unwrap().blocks.is_empty());
     }
 }

@@ -7,7 +7,6 @@
 //! removed meanwhile. How far a pass is stays in the file, so that the next process can go on there.
 
 use std::collections::HashMap;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -28,6 +27,9 @@ const STEP_BLOCKS: usize = if cfg!(test) { 16 } else { 4096 };
 
 /// Blocks that are listed at a time: about 25 MB of memory.
 const LISTED_BLOCKS_MAX: usize = if cfg!(test) { 100 } else { 262_144 };
+
+/// What an entry of the index costs to read, in bytes.
+const ENTRY_BYTES: u64 = 64;
 
 /// Damaged blocks that a pass names; further ones are only counted.
 pub const DAMAGED_NAMED_MAX: usize = 1000;
@@ -86,7 +88,7 @@ pub struct ScrubRecord {
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScrubStep {
-    /// It looked at so many bytes of blocks, and there may be more.
+    /// It read about so many bytes, of blocks or of the index, and there may be more.
     Looked(u64),
     /// There are no more blocks.
     Done,
@@ -131,7 +133,7 @@ impl BlockVerifier {
         let (cursor, end, report) = file.read(|transaction| {
             let meta = transaction.open_table(META)?;
             let number = |key| Ok::<_, BlocksError>(meta.get(key)?.map(|value| value.value()));
-            if resume && let Some(cursor) = number(META_CURSOR)? {
+            if resume && let (Some(cursor), Some(end)) = (number(META_CURSOR)?, number(META_END)?) {
                 let quarantined_blocks = number(META_QUARANTINED)?.unwrap_or(0);
                 let report = ScrubReport {
                     blocks: number(META_BLOCKS)?.unwrap_or(0),
@@ -140,13 +142,18 @@ impl BlockVerifier {
                     quarantined_blocks,
                     ..ScrubReport::default()
                 };
-                return Ok((Some(cursor), number(META_END)?.unwrap_or(u64::MAX), report));
+                return Ok((Some(cursor), end, report));
             }
             let last = transaction.open_table(SEGMENT_SIZES)?.last()?.map(|(number, _)| number.value());
             Ok((None, last.map_or(0, |last| last + 1), ScrubReport::default()))
         })?;
         let (ahead, found) = (Vec::new(), HashMap::new());
         Ok(Scrub { file, repairs, ahead, cursor, end, found, refused_reads: 0, report })
+    }
+
+    /// Lets the file be usable again after one of its accesses failed.
+    pub fn reopen(&self) {
+        self.file.reopen();
     }
 
     /// What the file says of passes before.
@@ -220,30 +227,35 @@ impl Scrub {
             return Ok(ScrubStep::Looked(0));
         }
         if self.ahead.is_empty() {
-            self.list(go_on)?;
+            let bytes = self.list(go_on)?;
             let is_done = self.ahead.is_empty() && go_on();
-            return Ok(if is_done { ScrubStep::Done } else { ScrubStep::Looked(0) });
+            return Ok(if is_done { ScrubStep::Done } else { ScrubStep::Looked(bytes) });
         }
         self.look()
     }
 
-    /// Lists the next blocks.
-    fn list(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), BlocksError> {
+    /// Lists the next blocks; the answer is how many bytes of the index that read.
+    fn list(&mut self, go_on: &dyn Fn() -> bool) -> Result<u64, BlocksError> {
         self.end = self.end.max(self.file.moved_end.load(Ordering::Acquire));
-        let start = self.cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let end = Bound::Excluded(Place { segment: self.end, offset: 0, length: 0 }.number());
         // The newest blocks are in the index from here on; those that come later are for the next pass.
         self.file.settle()?;
+        let (cursor, end) = (self.cursor, self.end);
         let listing = self.file.read(|transaction| {
-            placed::next_places(&transaction.open_table(INDEX)?, &(start, end), LISTED_BLOCKS_MAX, go_on)
+            let last = transaction.open_table(SEGMENT_SIZES)?.last()?.map(|(number, _)| number.value());
+            // A place behind all segments isn't new but damaged.
+            let is_wanted = |number| {
+                let segment = Place::from_number(number, 0).segment;
+                Some(number) > cursor && (segment < end || Some(segment) > last)
+            };
+            placed::next_places(&transaction.open_table(INDEX)?, &is_wanted, LISTED_BLOCKS_MAX, go_on)
         })?;
         if go_on() {
-            self.report.blocks_total = self.report.blocks + listing.blocks_in_range;
-            self.report.bytes_total = self.report.bytes + listing.bytes_in_range;
+            self.report.blocks_total = self.report.blocks + listing.blocks_wanted;
+            self.report.bytes_total = self.report.bytes + listing.bytes_wanted;
             self.ahead = listing.blocks;
             self.ahead.reverse();
         }
-        Ok(())
+        Ok(listing.entries * ENTRY_BYTES)
     }
 
     /// Looks at the next blocks of the list.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::file::{INDEX, QUARANTINE, SEGMENTS};
-use super::pack;
+use super::pack::{self, Place};
 use super::tests::{FaultyDisk, block};
 use super::*;
 use crate::model::Block;
@@ -196,7 +196,7 @@ fn every_hash_function_is_checked() {
 }
 
 #[test]
-fn a_missing_segment_and_a_key_that_is_no_hash_are_damage() {
+fn a_missing_segment_a_place_behind_all_and_a_key_that_is_no_hash_are_damage() {
     let fixture = Fixture::new();
     let (long, other) = (block(1, 3 * SEGMENT_BYTES), block(2, 100));
     fixture.put(std::slice::from_ref(&long));
@@ -208,12 +208,15 @@ fn a_missing_segment_and_a_key_that_is_no_hash_are_damage() {
         let mut index = transaction.open_table(INDEX)?;
         let place = index.get(&*pack::key(other.cid()).unwrap())?.unwrap().value().to_owned();
         index.insert([0x80; 40].as_slice(), &place)?;
+        let nowhere = Place { segment: 1 << 39, offset: 7, length: 100 };
+        index.insert([0x07; 32].as_slice(), &nowhere.to_bytes())?;
         Ok(())
     })
     .unwrap();
     let report = fixture.scrub(true);
-    assert_eq!((report.blocks, report.quarantined_blocks), (3, 2));
-    assert_eq!(report.damaged, [raw_cid(&long)]);
+    assert_eq!((report.blocks, report.quarantined_blocks), (4, 3));
+    let nowhere = cid::multihash::Multihash::wrap(0x12, &[0x07; 32]).unwrap();
+    assert_eq!(report.damaged, [raw_cid(&long), Cid::new_v1(codec::RAW, nowhere)]);
     assert!(fixture.has(&other) && !fixture.has(&long));
     assert_eq!(fixture.scrub(true).blocks, 1);
 }

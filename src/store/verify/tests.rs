@@ -159,8 +159,8 @@ async fn a_second_request_joins_makes_it_faster_and_makes_it_repair() {
     fixture.put(&blocks.iter().collect::<Vec<_>>()).await;
     let id = fixture.pin("pin", &blocks[0], pinned()).await;
     fixture.blocks.reader().damage(blocks[0].cid());
-    // Would take years.
-    let slow = fixture.verifier.request(VerifyRequest { rate: 1, ..FAST });
+    // Would take minutes.
+    let slow = fixture.verifier.request(VerifyRequest { rate: 10_000, ..FAST });
     let mut seen = slow.clone();
     let found = seen.wait_for(|state| match state {
         Some(VerifyState::Running(_, report)) => report.blocks.damaged_blocks == 1,
@@ -180,7 +180,7 @@ async fn a_stop_ends_a_pass_and_the_next_process_goes_on_with_it() {
     let fixture = Fixture::new();
     let blocks: Vec<Block> = (0..20).map(|number| raw(number, 100_000)).collect();
     fixture.put(&blocks.iter().collect::<Vec<_>>()).await;
-    let mut seen = fixture.verifier.request(VerifyRequest { rate: 1, ..REPAIR });
+    let mut seen = fixture.verifier.request(VerifyRequest { rate: 10_000, ..REPAIR });
     let some =
         seen.wait_for(|state| matches!(state, Some(VerifyState::Running(_, report)) if report.blocks.blocks > 0));
     some.await.unwrap();
