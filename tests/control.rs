@@ -239,6 +239,22 @@ fn gc_answers_when_it_is_done() {
 }
 
 #[test]
+fn the_file_of_the_blocks_is_compacted_only_while_nobody_has_it() {
+    let (_directory, data) = directory();
+    let compact = ["gc", "--compact"];
+    assert!(error(&run(&compact, &data)).contains("is no data directory"));
+    let daemon = Daemon::start(&data);
+    let refused = error(&daemon.run(&compact));
+    assert!(refused.contains("in use") && refused.contains("stop that one first"), "{refused}");
+    daemon.stop();
+    let result: Value = serde_json::from_str(&stdout(&run(&["gc", "--compact", "--json"], &data))).unwrap();
+    let length = fs::metadata(data.join("blocks.redb")).unwrap().len();
+    assert_eq!((&result["bytes_after"], &result["blocks"]), (&json!(length), &json!(0)));
+    assert!(stdout(&run(&compact, &data)).contains("holds 0 blocks"));
+    assert_eq!(Daemon::start(&data).json(&["status"])["store"]["blocks"], 0);
+}
+
+#[test]
 fn without_a_daemon_one_line_says_how_to_start_it() {
     let (_directory, data) = directory();
     for arguments in [&["status"][..], &["status", "--json"], &["pin", "list"]] {

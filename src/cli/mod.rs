@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::AppError;
 use crate::config::ConfigError;
+use crate::store::StoresError;
 use crate::telemetry::TelemetryError;
 
 /// An IPFS pinning service in one binary.
@@ -69,6 +70,9 @@ pub enum CliError {
     /// The demo did not go well.
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
+    /// The stores can't be opened, or failed.
+    #[error(transparent)]
+    Stores(#[from] StoresError),
     /// The running process can't be reached, or refused.
     #[error(transparent)]
     Control(#[from] client::ControlError),
@@ -171,6 +175,8 @@ mod tests {
         for line in [
             &["status"][..],
             &["status", "--json", "--data", "d", "--config", "c"],
+            &["gc", "--json"],
+            &["gc", "--compact", "--json", "--data", "d"],
             &["pin", "list"],
             &["pin", "list", "--status", "failed,queued", "--status", "pinning", "--limit", "1000", "--json"],
             &["pin", "show", id, "--json", "--data", "d"],

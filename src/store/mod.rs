@@ -6,6 +6,7 @@ pub mod datadir;
 pub mod gc;
 pub mod options;
 pub mod records;
+mod room;
 mod stores;
 
 pub use options::Options;

@@ -42,6 +42,22 @@ pub(super) fn raise_floor(transaction: &WriteTransaction, floor: u64) -> Result<
     Ok(())
 }
 
+/// Makes the tables of a file that becomes a copy of `source`'s blocks, which all get new places: so all values of the
+/// file are copied but for the lowest number of a segment.
+pub(super) fn prepare_copy(source: &ReadTransaction, transaction: &WriteTransaction) -> Result<(), BlocksError> {
+    let mut meta = transaction.open_table(META)?;
+    for entry in source.open_table(META)?.iter()? {
+        let (key, value) = entry?;
+        if key.value() != META_SEGMENTS_FLOOR {
+            meta.insert(key.value(), value.value())?;
+        }
+    }
+    transaction.open_table(SEGMENTS)?;
+    transaction.open_table(SEGMENT_SIZES)?;
+    transaction.open_table(INDEX)?;
+    Ok(())
+}
+
 /// The file of the block store, with what keeps a garbage collection out of everyone's way.
 #[derive(Debug)]
 pub(super) struct BlockFile {

@@ -8,14 +8,19 @@
 //! One thread writes ([`BlockWriter`] feeds it); readers ([`BlockReader`]) can't write and never wait for it, except
 //! while a failed file is opened again. Identity CIDs are never stored: they are answered from themselves.
 
+mod compact;
+mod copy;
 mod disk;
 mod file;
 mod gc;
 mod guard;
 mod pack;
+mod placed;
 mod reader;
 mod writer;
 
+#[cfg(test)]
+mod copy_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
@@ -27,10 +32,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+pub use compact::Compacted;
+pub(super) use compact::compact;
+pub use copy::CopyReport;
 pub use gc::{BlockCollector, Collection, GcPhase, GcReport, Links};
 pub use guard::Ticket;
 pub use reader::{BlockReader, BlockStats};
 pub use writer::{BlockWriter, PendingPut};
+
+use super::room::NoRoom;
 
 /// The longest segment, in bytes: with the 16 bytes that redb adds to it, a run of 16 pages.
 pub const SEGMENT_BYTES: usize = 65_520;
@@ -72,6 +82,18 @@ pub enum BlocksError {
         /// The segment's number.
         segment: u64,
     },
+    /// The disk is too small for a copy.
+    #[error(transparent)]
+    NoRoom(NoRoom),
+    /// A compaction met blocks that can't be read, and changed nothing.
+    #[error("{damaged_blocks} blocks can't be read, as their segments are missing or too short; nothing was changed")]
+    NotCompacted {
+        /// How many.
+        damaged_blocks: u64,
+    },
+    /// A copy was ended by who had begun it.
+    #[error("it was cut off, because the program stops")]
+    CutOff,
     /// The store was closed, so nothing is written any more.
     #[error("the block store is closed")]
     Closed,

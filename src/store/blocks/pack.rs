@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use cid::Cid;
+use cid::multihash::Multihash;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::disk;
@@ -11,6 +12,7 @@ use super::file::{self, INDEX, SEGMENT_SIZES, SEGMENTS};
 use super::{BlocksError, SEGMENT_BYTES};
 use crate::model::Block;
 use crate::model::block::IDENTITY_HASH;
+use crate::model::cids::codec;
 use crate::model::limits::BLOCK_BYTES_MAX;
 
 /// The multihash code of SHA2-256, of which nearly all blocks are.
@@ -99,6 +101,24 @@ pub(super) fn key(cid: &Cid) -> Option<Cow<'_, [u8]>> {
             Some(Cow::Owned(multihash))
         }
     }
+}
+
+/// The CID (raw, as the index knows no codecs) of a key; `None` for what [`key`] can't have made.
+fn cid(key: &[u8]) -> Option<Cid> {
+    let hash = if key.len() == SHA2_256_BYTES {
+        Multihash::wrap(SHA2_256, key).ok()?
+    } else {
+        let mut rest = key;
+        let hash = Multihash::read(&mut rest).ok()?;
+        let is_whole = rest.is_empty() || (rest == [0] && key.len() == SHA2_256_BYTES + 1);
+        is_whole.then_some(hash)?
+    };
+    Some(Cid::new_v1(codec::RAW, hash))
+}
+
+/// Whether these are the bytes of the block with this key.
+pub(super) fn matches(key: &[u8], data: &Bytes) -> bool {
+    cid(key).is_some_and(|cid| Block::verify(cid, data.clone()).is_ok())
 }
 
 /// A block of a batch, on its way into the index.
