@@ -30,6 +30,7 @@ use crate::net::{Keypair, Node, NodeError, NodeHandle};
 use crate::pins::board::Board;
 use crate::pins::runner::{Runner, RunnerError, RunnerTask};
 use crate::pins::{NetworkView, OriginUse, PinService};
+use crate::store::backup::Backups;
 use crate::store::blocks::BlockStore;
 use crate::store::datadir::{DataDir, DataDirError};
 use crate::store::gc::GarbageCollector;
@@ -153,6 +154,7 @@ pub struct App {
     /// Gone when its end was told.
     node_task: Option<JoinHandle<()>>,
     garbage: Arc<GarbageCollector>,
+    backups: Arc<Backups>,
     schedule: JoinHandle<()>,
     blocks: BlockStore,
     records: Arc<Records>,
@@ -208,16 +210,18 @@ impl App {
         };
         let garbage = GarbageCollector::new(blocks.collector(readable_links), Arc::clone(&records));
         let schedule = tokio::spawn(collect_regularly(Arc::clone(&garbage), config.store.gc_interval));
+        let backups = Backups::new(blocks.reader(), Arc::clone(&records), &data);
         let state = ControlState {
             pins,
             node: node.clone(),
             blocks: blocks.reader(),
             garbage: Arc::clone(&garbage),
+            backups: Arc::clone(&backups),
             process: Arc::new(process),
         };
         let control = control(&data.control_path(), state);
         let node_task = Some(node_task);
-        Ok(Self { ready, http, control, runner, node, node_task, garbage, schedule, blocks, records, data })
+        Ok(Self { ready, http, control, runner, node, node_task, garbage, backups, schedule, blocks, records, data })
     }
 
     /// What a started service tells.
@@ -258,7 +262,7 @@ impl App {
             }
         });
         self.schedule.abort();
-        let ((), runner) = tokio::join!(self.garbage.stop(), self.runner.stop());
+        let ((), (), runner) = tokio::join!(self.garbage.stop(), self.backups.stop(), self.runner.stop());
         self.node.stop().await;
         if let Some(node_task) = self.node_task {
             let _ = node_task.await;
@@ -274,8 +278,8 @@ impl App {
     }
 }
 
-/// What a held block links to, for the garbage collection.
-fn readable_links(cid: &Cid, data: &Bytes) -> Vec<Cid> {
+/// What a held block links to, for the store, which doesn't know.
+pub(crate) fn readable_links(cid: &Cid, data: &Bytes) -> Vec<Cid> {
     links(cid, data).unwrap_or_else(|error| {
         tracing::debug!(%cid, %error, "a held block has no readable links");
         Vec::new()

@@ -136,6 +136,11 @@ impl Client {
         self.call(Method::POST, path, &[])
     }
 
+    /// `POST` with the pairs of a query, and without a body.
+    pub(super) fn post_with(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ControlError> {
+        self.call(Method::POST, path, query)
+    }
+
     /// `DELETE`.
     pub(super) fn delete(&self, path: &str) -> Result<Value, ControlError> {
         self.call(Method::DELETE, path, &[])

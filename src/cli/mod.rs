@@ -1,5 +1,6 @@
 //! The command line: one file per command, and nothing that another way in would need as well.
 
+mod backup;
 mod client;
 mod demo;
 mod gc;
@@ -18,6 +19,8 @@ use clap::{Parser, Subcommand};
 use crate::app::AppError;
 use crate::config::ConfigError;
 use crate::store::StoresError;
+use crate::store::backup::BackupError;
+use crate::store::restore::RestoreError;
 use crate::telemetry::TelemetryError;
 
 /// An IPFS pinning service in one binary.
@@ -39,6 +42,10 @@ enum Command {
     Status(status::Arguments),
     /// Remove the blocks that no pin needs any longer, and give their space back
     Gc(gc::Arguments),
+    /// Write everything into one file: accounts, tokens, pins, blocks and the identity; also while pinnace runs
+    Backup(backup::Arguments),
+    /// Make a data directory from a backup; the directory must be new, or have no accounts and pins
+    Restore(backup::RestoreArguments),
     /// Look at the pins of all accounts of the running pinnace, try them again, or remove them.
     #[command(subcommand)]
     Pin(pin::Command),
@@ -73,6 +80,12 @@ pub enum CliError {
     /// The stores can't be opened, or failed.
     #[error(transparent)]
     Stores(#[from] StoresError),
+    /// There is no backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A backup can't be restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// The running process can't be reached, or refused.
     #[error(transparent)]
     Control(#[from] client::ControlError),
@@ -90,6 +103,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => backup::run_restore(&arguments),
         Command::Pin(command) => pin::run(&command),
     }
 }
@@ -177,6 +192,9 @@ mod tests {
             &["status", "--json", "--data", "d", "--config", "c"],
             &["gc", "--json"],
             &["gc", "--compact", "--json", "--data", "d"],
+            &["backup", "file"],
+            &["backup", "file", "--force", "--json", "--data", "d"],
+            &["restore", "file", "--json", "--data", "d"],
             &["pin", "list"],
             &["pin", "list", "--status", "failed,queued", "--status", "pinning", "--limit", "1000", "--json"],
             &["pin", "show", id, "--json", "--data", "d"],

@@ -4,6 +4,7 @@
 //! as well. Errors have the shape of the API's. The paths begin with `/v1`, since the command and the process may be of
 //! different versions while one is being upgraded: fields are only ever added.
 
+mod backup;
 mod gc;
 mod pins;
 #[cfg(unix)]
@@ -19,6 +20,7 @@ use axum::routing::{get, post};
 use jiff::Timestamp;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use backup::Backup;
 pub use gc::Gc;
 pub use pins::{Pin, PinList};
 #[cfg(unix)]
@@ -29,6 +31,7 @@ use super::error::{self, ApiError};
 use super::router::panicked;
 use crate::net::NodeHandle;
 use crate::pins::PinService;
+use crate::store::backup::Backups;
 use crate::store::blocks::BlockReader;
 use crate::store::gc::GarbageCollector;
 
@@ -43,6 +46,8 @@ pub struct ControlState {
     pub blocks: BlockReader,
     /// What collects garbage.
     pub garbage: Arc<GarbageCollector>,
+    /// What writes backups.
+    pub backups: Arc<Backups>,
     /// What doesn't change while the process runs.
     pub process: Arc<ProcessFacts>,
 }
@@ -68,6 +73,7 @@ fn router(state: ControlState) -> Router {
     Router::new()
         .route("/v1/status", get(status::get))
         .route("/v1/gc", get(gc::get).post(gc::begin))
+        .route("/v1/backup", get(backup::get).post(backup::begin))
         .route("/v1/pins", get(pins::list))
         .route("/v1/pins/{id}", get(pins::get).delete(pins::remove))
         .route("/v1/pins/{id}/retry", post(pins::retry))

@@ -93,6 +93,24 @@ impl BlockFile {
         self.with(|database| job(&database.begin_read()?))
     }
 
+    /// A snapshot that goes with another one, which `first` takes: between the two, no collection takes a block away.
+    pub(super) fn snapshot_with<T, E: From<BlocksError>>(
+        &self,
+        first: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(T, ReadTransaction), E> {
+        self.slot
+            .with(|database| {
+                // A sweep holds the marks from its look at them to its commit. Who waits for them has the file already,
+                // as sweeps do: in the other order, each could wait for the other while the file is opened again.
+                let marks = self.guard.marks();
+                let taken = first()?;
+                let snapshot = database.begin_read().map_err(BlocksError::from)?;
+                drop(marks);
+                Ok((taken, snapshot))
+            })
+            .map_err(BlocksError::OutOfService)?
+    }
+
     /// A transaction that is durable when this returns `Ok`, and has no effect otherwise.
     pub(super) fn write<T>(
         &self,

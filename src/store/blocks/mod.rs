@@ -17,6 +17,7 @@ mod guard;
 mod pack;
 mod placed;
 mod reader;
+mod whole;
 mod writer;
 
 #[cfg(test)]
@@ -35,9 +36,11 @@ use std::thread::JoinHandle;
 pub use compact::Compacted;
 pub(super) use compact::compact;
 pub use copy::CopyReport;
+pub(super) use copy::{Check, copy_blocks, measure};
 pub use gc::{BlockCollector, Collection, GcPhase, GcReport, Links};
 pub use guard::Ticket;
-pub use reader::{BlockReader, BlockStats};
+pub use reader::{BlockReader, BlockSnapshot, BlockStats};
+pub(super) use whole::WholeDags;
 pub use writer::{BlockWriter, PendingPut};
 
 use super::room::NoRoom;
@@ -146,6 +149,11 @@ impl BlockStore {
     /// A handle that collects garbage; `links` says what a block links to.
     pub fn collector(&self, links: Links) -> BlockCollector {
         BlockCollector { file: self.reader.file(), links }
+    }
+
+    /// Looks for DAGs that aren't whole, while nothing else uses the store.
+    pub(super) fn whole_dags(&self, links: Links) -> WholeDags {
+        WholeDags::new(self.reader.file(), links)
     }
 
     /// Commits what was submitted, then ends the writing thread. Blocks until that is done; readers go on working.

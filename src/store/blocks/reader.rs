@@ -52,6 +52,20 @@ impl BlockReader {
         Ok(places.into_iter().map(|found| found.map(Found::length)).collect())
     }
 
+    /// All blocks as they are now, together with what `first` takes: between the two, no collection takes a block away.
+    pub(in crate::store) fn snapshot_with<T, E: From<BlocksError>>(
+        &self,
+        first: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(T, ReadTransaction), E> {
+        self.file.snapshot_with(first)
+    }
+
+    /// One state of the store, for as long as it is held.
+    pub fn snapshot(&self) -> Result<BlockSnapshot, BlocksError> {
+        let ((), snapshot) = self.file.snapshot_with(|| Ok::<_, BlocksError>(()))?;
+        Ok(BlockSnapshot { snapshot })
+    }
+
     /// Whether the store has the block of `cid`.
     pub fn has(&self, cid: &Cid) -> Result<bool, BlocksError> {
         self.size(cid).map(|size| size.is_some())
@@ -92,6 +106,23 @@ impl BlockReader {
     /// What the store holds; this reads a few bytes, whatever its size.
     pub fn stats(&self) -> Result<BlockStats, BlocksError> {
         self.file.read(|transaction: &ReadTransaction| Ok(BlockStats { blocks: transaction.open_table(INDEX)?.len()? }))
+    }
+}
+
+/// A state of the store that no change touches. Pages that are freed meanwhile can't be used again before it is dropped.
+#[derive(Debug)]
+pub struct BlockSnapshot {
+    snapshot: ReadTransaction,
+}
+
+impl BlockSnapshot {
+    /// The bytes of the block, if the store had it.
+    pub fn get(&self, cid: &Cid) -> Result<Option<Bytes>, BlocksError> {
+        match locate(&self.snapshot.open_table(INDEX)?, cid)? {
+            None => Ok(None),
+            Some(Found::Inline(data)) => Ok(Some(data)),
+            Some(Found::Stored(place)) => pack::read(&self.snapshot.open_table(SEGMENTS)?, place).map(Some),
+        }
     }
 }
 

@@ -280,6 +280,18 @@ impl Change<'_> {
         Ok(Ok(record))
     }
 
+    /// Queues a pin again that was whole and has lost blocks; false when there is no such pin, or it isn't pinned.
+    pub fn requeue_pin(&self, id: PinId) -> Result<bool, RecordsError> {
+        match self.pin(id)? {
+            Some(mut record) if matches!(record.state, PinState::Pinned { .. }) => {
+                record.state = PinState::Queued;
+                self.put_pin(&record)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Stores how a pin ended; false when it is gone meanwhile.
     pub fn finish(&self, id: PinId, state: PinState) -> Result<bool, RecordsError> {
         let Some(mut record) = self.pin(id)? else { return Ok(false) };

@@ -1,6 +1,6 @@
 //! The tables of `records.redb`, how values become bytes, and the schema's version.
 
-use redb::{Database, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
+use redb::{Database, Key, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{RecordsError, SCHEMA_VERSION};
@@ -30,6 +30,42 @@ pub(super) const PINS_UNFINISHED: TableDefinition<'static, &'static [u8; 16], ()
 pub(super) const PINS_FAILED: TableDefinition<'static, &'static [u8; 16], ()> = TableDefinition::new("pins_failed");
 /// The newest `created` that an account was ever given, in milliseconds; it outlives the pin.
 pub(super) const CREATED_LAST: TableDefinition<'static, u64, i64> = TableDefinition::new("created_last");
+
+/// Something that is done with each table.
+pub(super) trait EachTable {
+    /// Does it with one of them.
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<(), RecordsError>;
+}
+
+/// Every table there is: what makes, backs up and restores them goes through this list.
+pub(super) fn each_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
+    job.table(META)?;
+    job.table(USERS)?;
+    job.table(USERS_BY_EMAIL)?;
+    job.table(TOKENS)?;
+    job.table(TOKENS_BY_USER)?;
+    job.table(PINS)?;
+    job.table(PINS_BY_USER)?;
+    job.table(PINS_UNFINISHED)?;
+    job.table(PINS_FAILED)?;
+    job.table(CREATED_LAST)
+}
+
+/// Makes the tables that aren't there.
+struct Make<'a>(&'a WriteTransaction);
+
+impl EachTable for Make<'_> {
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<(), RecordsError> {
+        self.0.open_table(table)?;
+        Ok(())
+    }
+}
 
 /// Where the schema's version is in [`META`].
 pub(super) const SCHEMA_KEY: &str = "schema_version";
@@ -83,15 +119,7 @@ pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsErro
             None => meta.insert(SCHEMA_KEY, encode("meta", &SCHEMA_VERSION)?.as_slice())?,
         };
     }
-    transaction.open_table(USERS)?;
-    transaction.open_table(USERS_BY_EMAIL)?;
-    transaction.open_table(TOKENS)?;
-    transaction.open_table(TOKENS_BY_USER)?;
-    transaction.open_table(PINS)?;
-    transaction.open_table(PINS_BY_USER)?;
-    transaction.open_table(PINS_UNFINISHED)?;
-    transaction.open_table(PINS_FAILED)?;
-    transaction.open_table(CREATED_LAST)?;
+    each_table(&mut Make(&transaction))?;
     transaction.commit()?;
     Ok(())
 }
