@@ -215,6 +215,7 @@ impl App {
             pins,
             node: node.clone(),
             blocks: blocks.reader(),
+            writer: blocks.writer(),
             garbage: Arc::clone(&garbage),
             backups: Arc::clone(&backups),
             process: Arc::new(process),

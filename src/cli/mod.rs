@@ -1,6 +1,7 @@
 //! The command line: one file per command, and nothing that another way in would need as well.
 
 mod backup;
+mod car;
 mod client;
 mod demo;
 mod gc;
@@ -46,6 +47,10 @@ enum Command {
     Backup(backup::Arguments),
     /// Make a data directory from a backup; the directory must be new, or have no accounts and pins
     Restore(backup::RestoreArguments),
+    /// Write a DAG as a CAR file, as `ipfs dag export` does
+    Export(car::ExportArguments),
+    /// Store what CAR files hold, and pin their roots, as `ipfs dag import` does
+    Import(car::ImportArguments),
     /// Look at the pins of all accounts of the running pinnace, try them again, or remove them.
     #[command(subcommand)]
     Pin(pin::Command),
@@ -86,6 +91,9 @@ pub enum CliError {
     /// A backup can't be restored.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// A CAR file can't be written or read.
+    #[error(transparent)]
+    CarFile(#[from] car::CarFileError),
     /// The running process can't be reached, or refused.
     #[error(transparent)]
     Control(#[from] client::ControlError),
@@ -105,6 +113,8 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => backup::run_restore(&arguments),
+        Command::Export(arguments) => car::run_export(&arguments),
+        Command::Import(arguments) => car::run_import(&arguments),
         Command::Pin(command) => pin::run(&command),
     }
 }
@@ -195,6 +205,8 @@ mod tests {
             &["backup", "file"],
             &["backup", "file", "--force", "--json", "--data", "d"],
             &["restore", "file", "--json", "--data", "d"],
+            &["export", "bafkqaaa", "--output", "file"],
+            &["import", "file", "-", "--name", "n", "--user", "a@b.c", "--root", "bafkqaaa", "--json"],
             &["pin", "list"],
             &["pin", "list", "--status", "failed,queued", "--status", "pinning", "--limit", "1000", "--json"],
             &["pin", "show", id, "--json", "--data", "d"],
@@ -205,6 +217,8 @@ mod tests {
         }
         for line in [
             &["pin"][..],
+            &["export", "hello"],
+            &["import"],
             &["pin", "list", "--status", "done"],
             &["pin", "list", "--limit", "0"],
             &["pin", "list", "--limit", "1001"],

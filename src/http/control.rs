@@ -5,6 +5,8 @@
 //! different versions while one is being upgraded: fields are only ever added.
 
 mod backup;
+mod car;
+mod frames;
 mod gc;
 mod pins;
 #[cfg(unix)]
@@ -21,6 +23,8 @@ use jiff::Timestamp;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use backup::Backup;
+pub use car::{ImportedPin, Imports};
+pub use frames::{Frame, FrameReader, NoFrame};
 pub use gc::Gc;
 pub use pins::{Pin, PinList};
 #[cfg(unix)]
@@ -32,7 +36,7 @@ use super::router::panicked;
 use crate::net::NodeHandle;
 use crate::pins::PinService;
 use crate::store::backup::Backups;
-use crate::store::blocks::BlockReader;
+use crate::store::blocks::{BlockReader, BlockWriter};
 use crate::store::gc::GarbageCollector;
 
 /// What the handlers work with.
@@ -44,6 +48,8 @@ pub struct ControlState {
     pub node: NodeHandle,
     /// The blocks.
     pub blocks: BlockReader,
+    /// What stores blocks.
+    pub writer: BlockWriter,
     /// What collects garbage.
     pub garbage: Arc<GarbageCollector>,
     /// What writes backups.
@@ -74,6 +80,8 @@ fn router(state: ControlState) -> Router {
         .route("/v1/status", get(status::get))
         .route("/v1/gc", get(gc::get).post(gc::begin))
         .route("/v1/backup", get(backup::get).post(backup::begin))
+        .route("/v1/export/{cid}", get(car::export))
+        .route("/v1/import", post(car::import))
         .route("/v1/pins", get(pins::list))
         .route("/v1/pins/{id}", get(pins::get).delete(pins::remove))
         .route("/v1/pins/{id}/retry", post(pins::retry))
