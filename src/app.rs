@@ -29,6 +29,7 @@ use crate::net::{Keypair, Node, NodeError, NodeHandle};
 use crate::pins::board::Board;
 use crate::pins::runner::{Runner, RunnerError, RunnerTask};
 use crate::pins::{NetworkView, OriginUse, PinService};
+use crate::store::backup::Backups;
 use crate::store::blocks::BlockStore;
 use crate::store::datadir::{DataDir, DataDirError};
 use crate::store::gc::GarbageCollector;
@@ -154,6 +155,7 @@ pub struct App {
     node_task: Option<JoinHandle<()>>,
     garbage: Arc<GarbageCollector>,
     verifier: Arc<Verifier>,
+    backups: Arc<Backups>,
     /// What begins garbage collections and verifications by itself.
     schedules: [JoinHandle<()>; 2],
     blocks: BlockStore,
@@ -224,17 +226,34 @@ impl App {
             tokio::spawn(keep),
             tokio::spawn(Arc::clone(&verifier).run_regularly(store.verify_interval, store.verify_rate.as_u64())),
         ];
+        let backups = Backups::new(blocks.reader(), Arc::clone(&records), &data);
         let state = ControlState {
             pins,
             node: node.clone(),
             blocks: blocks.reader(),
+            writer: blocks.writer(),
             garbage: Arc::clone(&garbage),
             verifier: Arc::clone(&verifier),
+            backups: Arc::clone(&backups),
             process: Arc::new(process),
         };
         let control = control(&data.control_path(), state);
         let node_task = Some(node_task);
-        Ok(Self { ready, http, control, runner, node, node_task, garbage, verifier, schedules, blocks, records, data })
+        Ok(Self {
+            ready,
+            http,
+            control,
+            runner,
+            node,
+            node_task,
+            garbage,
+            verifier,
+            backups,
+            schedules,
+            blocks,
+            records,
+            data,
+        })
     }
 
     /// What a started service tells.
@@ -277,7 +296,8 @@ impl App {
         for schedule in &self.schedules {
             schedule.abort();
         }
-        let ((), (), runner) = tokio::join!(self.garbage.stop(), self.verifier.stop(), self.runner.stop());
+        let ((), (), (), runner) =
+            tokio::join!(self.garbage.stop(), self.verifier.stop(), self.backups.stop(), self.runner.stop());
         self.node.stop().await;
         if let Some(node_task) = self.node_task {
             let _ = node_task.await;
@@ -293,7 +313,7 @@ impl App {
     }
 }
 
-/// What a held block links to, for the garbage collection and the verification.
+/// What a held block links to, for the store, which doesn't know.
 pub fn readable_links(cid: &Cid, data: &Bytes) -> Vec<Cid> {
     links(cid, data).unwrap_or_else(|error| {
         tracing::debug!(%cid, %error, "a held block has no readable links");

@@ -14,11 +14,13 @@ pub mod http;
 pub mod pins;
 
 pub mod fetch;
+pub mod transfer;
 
 pub mod auth;
 pub mod net;
 
 pub mod bitswap;
+pub mod car;
 pub mod dag;
 pub mod store;
 

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -257,6 +257,122 @@ fn verify_answers_when_it_is_done() {
     assert_eq!(stdout(&run(&["verify"], &data)), expected);
     let text = error(&run(&["verify"], &data.with_file_name("missing")));
     assert!(text.contains("which does not exist"), "{text}");
+}
+
+#[test]
+fn the_file_of_the_blocks_is_compacted_only_while_nobody_has_it() {
+    let (_directory, data) = directory();
+    let compact = ["gc", "--compact"];
+    assert!(error(&run(&compact, &data)).contains("is no data directory"));
+    let daemon = Daemon::start(&data);
+    let refused = error(&daemon.run(&compact));
+    assert!(refused.contains("in use") && refused.contains("stop that one first"), "{refused}");
+    daemon.stop();
+    let result: Value = serde_json::from_str(&stdout(&run(&["gc", "--compact", "--json"], &data))).unwrap();
+    let length = fs::metadata(data.join("blocks.redb")).unwrap().len();
+    assert_eq!((&result["bytes_after"], &result["blocks"]), (&json!(length), &json!(0)));
+    assert!(stdout(&run(&compact, &data)).contains("holds 0 blocks"));
+    assert_eq!(Daemon::start(&data).json(&["status"])["store"]["blocks"], 0);
+}
+
+/// A CAR file of version 1 with a root, two leaves, and the root's CID.
+fn car() -> (Vec<u8>, String) {
+    let leaves: Vec<Block> =
+        ["left", "right"].map(|text| Block::new_sha256(0x55, text.repeat(50_000).into()).unwrap()).to_vec();
+    let cids: Vec<_> = leaves.iter().map(|leaf| *leaf.cid()).collect();
+    let root = Block::new_sha256(0x71, serde_ipld_dagcbor::to_vec(&cids).unwrap().into()).unwrap();
+    let mut file = pinnace::car::header(&[*root.cid()]);
+    for block in [&root, &leaves[0], &leaves[1]] {
+        file.extend(pinnace::car::section(block.cid(), block.data()));
+    }
+    (file, root.cid().to_string())
+}
+
+/// Runs with that as standard input.
+fn run_with_input(arguments: &[&str], data: &Path, input: &[u8]) -> Output {
+    let mut child = pinnace(arguments)
+        .arg("--data")
+        .arg(data)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end before it has read all.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_car_file_is_imported_pinned_and_exported_also_while_nothing_runs() {
+    let (directory, data) = directory();
+    let (file, root) = car();
+    let path = directory.path().join("dag.car");
+    fs::write(&path, &file).unwrap();
+    let path = path.to_str().unwrap();
+    let daemon = Daemon::start(&data);
+
+    let result = daemon.json(&["import", path, "--name", "from a file"]);
+    assert_eq!((&result["blocks"], &result["held_blocks"]), (&json!(3), &json!(0)));
+    assert_eq!(result["pins"][0]["cid"], root);
+    let id = result["pins"][0]["id"].as_str().unwrap();
+    let start = Instant::now();
+    let pin = loop {
+        let pin = daemon.json(&["pin", "show", id]);
+        if pin["status"] == "pinned" {
+            break pin;
+        }
+        assert!(start.elapsed() < WAIT_MAX, "{pin}");
+    };
+    assert_eq!((&pin["name"], &pin["account"]), (&json!("from a file"), &daemon.ready["email"]));
+    daemon.json(&["gc"]);
+    let email = daemon.ready["email"].as_str().unwrap().to_uppercase();
+    let output = run_with_input(&["import", "-", "--json", "--user", &email], &data, &file);
+    assert_eq!(serde_json::from_str::<Value>(&stdout(&output)).unwrap()["held_blocks"], 3);
+
+    let out = directory.path().join("out.car");
+    let export = ["export", &root, "-o", out.to_str().unwrap()];
+    assert!(stdout(&daemon.run(&export)).contains("wrote"));
+    assert_eq!(fs::read(&out).unwrap(), file);
+    assert_eq!(daemon.run(&["export", &root]).stdout, file);
+
+    // What is missing is named, and what was there stays as it was.
+    let missing = error(&daemon.run(&["export", &absent(0), "-o", out.to_str().unwrap()]));
+    assert!(missing.contains(&absent(0)) && missing.contains("missing"), "{missing}");
+    assert_eq!(fs::read(&out).unwrap(), file);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 4, "data, its log, and two files");
+
+    // Files that are wrong, with the sentence of the running process.
+    let mut wrong = file.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    let refused = error(&run_with_input(&["import", "-"], &data, &wrong));
+    assert!(refused.contains("does not match") && refused.contains("at byte"), "{refused}");
+    let refused = error(&run_with_input(&["import", "-"], &data, &file[..file.len() - 1]));
+    assert!(refused.contains("ends early"), "{refused}");
+    let large = [&b"no car file"[..], &vec![0; 20 << 20]].concat();
+    let refused = error(&run_with_input(&["import", "-"], &data, &large));
+    assert!(refused.contains("CAR file"), "{refused}");
+    let rootless = [&pinnace::car::header(&[])[..], &file[pinnace::car::header(&[]).len()..]].concat();
+    error(&run_with_input(&["import", "-"], &data, &rootless));
+    let refused = error(&run_with_input(&["import", "-"], &data, &pinnace::car::header(&[])));
+    assert!(refused.contains("--root"), "{refused}");
+    let refused = error(&daemon.run(&["import", path, "--user", "nobody@example.org"]));
+    assert!(refused.contains("nobody@example.org"), "{refused}");
+    assert_eq!(daemon.json(&["pin", "list"])["pins"].as_array().unwrap().len(), 2);
+    daemon.stop();
+
+    // The same without a process.
+    assert_eq!(run(&["export", &root], &data).stdout, file);
+    let result: Value = serde_json::from_str(&stdout(&run(&["import", path, "--json"], &data))).unwrap();
+    assert_eq!((&result["held_blocks"], &result["pins"][0]["cid"]), (&json!(3), &json!(root)));
+    assert!(error(&run(&["export", &absent(0)], &data)).contains(&absent(0)));
+    let daemon = Daemon::start(&data);
+    let id = result["pins"][0]["id"].as_str().unwrap();
+    let start = Instant::now();
+    while daemon.json(&["pin", "show", id])["status"] != "pinned" {
+        assert!(start.elapsed() < WAIT_MAX, "the pin of an import without a process");
+    }
+    daemon.stop();
 }
 
 #[test]

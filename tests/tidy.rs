@@ -16,9 +16,9 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["http"],
     &["pins"],
-    &["fetch"],
+    &["fetch", "transfer"],
     &["auth", "net"],
-    &["bitswap", "dag", "store"],
+    &["bitswap", "car", "dag", "store"],
     &["model"],
 ];
 

@@ -9,13 +9,18 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 use super::CliError;
 use crate::config::{Config, Flags, Sources};
+use crate::http::control::{Frame, FrameReader, NoFrame};
 use crate::store::datadir::control_path;
 
-/// How long one call may take.
+/// How long one call may take that carries no file.
 const CALL_MAX: Duration = Duration::from_secs(60);
+
+/// How long nothing may come of a file that the running process sends.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// Characters of an answer that an error shows when it isn't one of pinnace.
 const SHOWN_CHARS_MAX: usize = 500;
@@ -68,6 +73,12 @@ pub enum ControlError {
     /// It refused, for this reason.
     #[error("{0}")]
     Refused(String),
+    /// The file that it sends has no end.
+    #[error("the running pinnace broke off in the middle; its log may say why")]
+    Broken,
+    /// What it sends isn't in frames.
+    #[error(transparent)]
+    NoFrame(#[from] NoFrame),
     /// The answer isn't of the expected form.
     #[error("the running pinnace gave an answer that this one doesn't understand; it may be of another version")]
     Unexpected(#[source] serde_json::Error),
@@ -136,9 +147,78 @@ impl Client {
         self.call(Method::POST, path, &[])
     }
 
+    /// `POST` with the pairs of a query, and without a body.
+    pub(super) fn post_with(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ControlError> {
+        self.call(Method::POST, path, query)
+    }
+
     /// `DELETE`.
     pub(super) fn delete(&self, path: &str) -> Result<Value, ControlError> {
         self.call(Method::DELETE, path, &[])
+    }
+
+    /// Whether a process runs that takes commands.
+    pub(super) fn is_running(&self) -> Result<bool, ControlError> {
+        match self.get("/v1/gc", &[]) {
+            Ok(_) => Ok(true),
+            // Without a directory nothing can be done without a process, either.
+            Err(ControlError::NotRunning { missing: false, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `GET` of a file in frames. Its end must come, however long it takes, as long as something moves.
+    pub(super) fn read_frames(
+        &self,
+        path: &str,
+        take: &mut dyn FnMut(&[u8]) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let socket = control_path(&self.directory);
+        let failed = |error| self.explain(error, &socket);
+        self.runtime.block_on(async {
+            let http = over(&socket)?.read_timeout(IDLE_MAX).build().map_err(failed)?;
+            let mut answer = http.get(format!("http://pinnace{path}")).send().await.map_err(failed)?;
+            if !answer.status().is_success() {
+                let status = answer.status();
+                return Ok(understand(status, &answer.bytes().await.map_err(failed)?).map(drop)?);
+            }
+            let mut frames = FrameReader::default();
+            while let Some(bytes) = answer.chunk().await.map_err(failed)? {
+                frames.feed(&bytes);
+                while let Some(frame) = frames.next_frame().map_err(ControlError::from)? {
+                    match frame {
+                        Frame::Data(bytes) => take(&bytes)?,
+                        Frame::End => return Ok(()),
+                        Frame::Failure(reason) => return Err(ControlError::Refused(reason).into()),
+                    }
+                }
+            }
+            Err(ControlError::Broken.into())
+        })
+    }
+
+    /// `POST` of frames, for as long as they come; the answer's JSON.
+    pub(super) fn send_frames(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        frames: mpsc::Receiver<Frame>,
+    ) -> Result<Value, CliError> {
+        let socket = control_path(&self.directory);
+        let failed = |error| self.explain(error, &socket);
+        let (status, body) = self.runtime.block_on(async {
+            let http = over(&socket)?.build().map_err(failed)?;
+            let frames = futures::stream::unfold(frames, |mut frames| async {
+                let frame = frames.recv().await?;
+                Some((Ok::<_, io::Error>(frame.encode()), frames))
+            });
+            let body = reqwest::Body::wrap_stream(frames);
+            let mut request = http.post(format!("http://pinnace{path}")).body(body).build().map_err(failed)?;
+            append(request.url_mut(), query);
+            let answer = http.execute(request).await.map_err(failed)?;
+            Ok::<_, ControlError>((answer.status(), answer.bytes().await.map_err(failed)?))
+        })?;
+        Ok(understand(status, &body)?)
     }
 
     /// One call; the answer's JSON, or null for an answer without a body.
@@ -146,7 +226,7 @@ impl Client {
         let socket = control_path(&self.directory);
         let failed = |error| self.explain(error, &socket);
         let (status, body) = self.runtime.block_on(async {
-            let http = over(&socket)?.build().map_err(failed)?;
+            let http = over(&socket)?.timeout(CALL_MAX).build().map_err(failed)?;
             let mut request = http.request(method, format!("http://pinnace{path}")).build().map_err(failed)?;
             append(request.url_mut(), query);
             let answer = http.execute(request).await.map_err(failed)?;
@@ -174,7 +254,7 @@ impl Client {
 #[expect(clippy::unnecessary_wraps, reason = "other platforms have no such sockets")]
 fn over(socket: &Path) -> Result<reqwest::ClientBuilder, ControlError> {
     // No proxy of the environment leads to a socket.
-    Ok(reqwest::Client::builder().no_proxy().timeout(CALL_MAX).unix_socket(socket))
+    Ok(reqwest::Client::builder().no_proxy().unix_socket(socket))
 }
 
 #[cfg(not(unix))]

@@ -1,5 +1,7 @@
 //! The command line: one file per command, and nothing that another way in would need as well.
 
+mod backup;
+mod car;
 mod client;
 mod demo;
 mod gc;
@@ -18,6 +20,9 @@ use clap::{Parser, Subcommand};
 
 use crate::app::AppError;
 use crate::config::ConfigError;
+use crate::store::StoresError;
+use crate::store::backup::BackupError;
+use crate::store::restore::RestoreError;
 use crate::telemetry::TelemetryError;
 
 /// An IPFS pinning service in one binary.
@@ -42,6 +47,14 @@ enum Command {
     /// Check every block against its hash, and name the pins that need damaged ones; with --repair, have those fetched
     /// again
     Verify(verify::Arguments),
+    /// Write everything into one file: accounts, tokens, pins, blocks and the identity; also while pinnace runs
+    Backup(backup::Arguments),
+    /// Make a data directory from a backup; the directory must be new, or have no accounts and pins
+    Restore(backup::RestoreArguments),
+    /// Write a DAG as a CAR file, as `ipfs dag export` does
+    Export(car::ExportArguments),
+    /// Store what CAR files hold, and pin their roots, as `ipfs dag import` does
+    Import(car::ImportArguments),
     /// Look at the pins of all accounts of the running pinnace, try them again, or remove them.
     #[command(subcommand)]
     Pin(pin::Command),
@@ -73,6 +86,18 @@ pub enum CliError {
     /// The demo did not go well.
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
+    /// The stores can't be opened, or failed.
+    #[error(transparent)]
+    Stores(#[from] StoresError),
+    /// There is no backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A backup can't be restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// A CAR file can't be written or read.
+    #[error(transparent)]
+    CarFile(#[from] car::CarFileError),
     /// The running process can't be reached, or refused.
     #[error(transparent)]
     Control(#[from] client::ControlError),
@@ -100,6 +125,10 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Status(arguments) => status::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => backup::run_restore(&arguments),
+        Command::Export(arguments) => car::run_export(&arguments),
+        Command::Import(arguments) => car::run_import(&arguments),
         Command::Pin(command) => pin::run(&command),
     }
 }
@@ -188,6 +217,13 @@ mod tests {
             &["verify"],
             &["verify", "--repair", "--rate", "0", "--json", "--data", "d", "--config", "c"],
             &["verify", "--rate", "1.5GiB"],
+            &["gc", "--json"],
+            &["gc", "--compact", "--json", "--data", "d"],
+            &["backup", "file"],
+            &["backup", "file", "--force", "--json", "--data", "d"],
+            &["restore", "file", "--json", "--data", "d"],
+            &["export", "bafkqaaa", "--output", "file"],
+            &["import", "file", "-", "--name", "n", "--user", "a@b.c", "--root", "bafkqaaa", "--json"],
             &["pin", "list"],
             &["pin", "list", "--status", "failed,queued", "--status", "pinning", "--limit", "1000", "--json"],
             &["pin", "show", id, "--json", "--data", "d"],
@@ -199,6 +235,8 @@ mod tests {
         for line in [
             &["pin"][..],
             &["verify", "--rate", "fast"],
+            &["export", "hello"],
+            &["import"],
             &["pin", "list", "--status", "done"],
             &["pin", "list", "--limit", "0"],
             &["pin", "list", "--limit", "1001"],

@@ -1,7 +1,7 @@
 //! What commands print: tables, ages and JSON, safe for a terminal whatever the clients wrote, and quiet when the reader
 //! has gone.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -16,6 +16,32 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
             Err(CliError::Process { what: "write to standard output", source })
         }
         _ => Ok(()),
+    }
+}
+
+/// A line on standard error that says how far something is, where a person watches. It goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct Progress {
+    is_shown: bool,
+}
+
+impl Progress {
+    /// None is shown for programs: when the result is JSON, or standard error is no terminal.
+    pub(super) fn new(is_json: bool) -> Self {
+        Self { is_shown: !is_json && io::stderr().is_terminal() }
+    }
+
+    /// Replaces the line.
+    pub(super) fn show(&self, line: &str) {
+        if self.is_shown {
+            eprint!("\r{line}\u{1b}[K");
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.show("");
     }
 }
 

@@ -4,6 +4,9 @@
 //! as well. Errors have the shape of the API's. The paths begin with `/v1`, since the command and the process may be of
 //! different versions while one is being upgraded: fields are only ever added.
 
+mod backup;
+mod car;
+mod frames;
 mod gc;
 mod pins;
 #[cfg(unix)]
@@ -20,6 +23,9 @@ use axum::routing::{get, post};
 use jiff::Timestamp;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use backup::Backup;
+pub use car::{ImportedPin, Imports};
+pub use frames::{Frame, FrameReader, NoFrame};
 pub use gc::Gc;
 pub use pins::{Pin, PinList};
 #[cfg(unix)]
@@ -31,7 +37,8 @@ use super::error::{self, ApiError};
 use super::router::panicked;
 use crate::net::NodeHandle;
 use crate::pins::PinService;
-use crate::store::blocks::BlockReader;
+use crate::store::backup::Backups;
+use crate::store::blocks::{BlockReader, BlockWriter};
 use crate::store::gc::GarbageCollector;
 use crate::store::verify::Verifier;
 
@@ -44,10 +51,14 @@ pub struct ControlState {
     pub node: NodeHandle,
     /// The blocks.
     pub blocks: BlockReader,
+    /// What stores blocks.
+    pub writer: BlockWriter,
     /// What collects garbage.
     pub garbage: Arc<GarbageCollector>,
     /// What verifies the blocks.
     pub verifier: Arc<Verifier>,
+    /// What writes backups.
+    pub backups: Arc<Backups>,
     /// What doesn't change while the process runs.
     pub process: Arc<ProcessFacts>,
 }
@@ -74,6 +85,9 @@ fn router(state: ControlState) -> Router {
         .route("/v1/status", get(status::get))
         .route("/v1/gc", get(gc::get).post(gc::begin))
         .route("/v1/verify", get(verify::get).post(verify::begin))
+        .route("/v1/backup", get(backup::get).post(backup::begin))
+        .route("/v1/export/{cid}", get(car::export))
+        .route("/v1/import", post(car::import))
         .route("/v1/pins", get(pins::list))
         .route("/v1/pins/{id}", get(pins::get).delete(pins::remove))
         .route("/v1/pins/{id}/retry", post(pins::retry))

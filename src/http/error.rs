@@ -22,7 +22,7 @@ const FORBIDDEN: &str = "FORBIDDEN";
 const NOT_FOUND: &str = "NOT_FOUND";
 /// The path knows other methods.
 const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
-/// The pin is in no state for this.
+/// Something is in no state for this.
 const CONFLICT: &str = "CONFLICT";
 /// The body didn't come in time.
 const REQUEST_TIMEOUT: &str = "REQUEST_TIMEOUT";
@@ -70,6 +70,10 @@ impl ApiError {
 
     pub(super) fn not_found(details: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, NOT_FOUND, details)
+    }
+
+    pub(super) fn conflict(details: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, CONFLICT, details)
     }
 
     pub(super) fn no_such_pin() -> Self {
@@ -160,7 +164,7 @@ impl From<PinError> for ApiError {
                 tracing::error!(%error, "a request failed");
                 Self::internal()
             }
-            PinError::NotFailed(_) => Self::new(StatusCode::CONFLICT, CONFLICT, error.to_string()),
+            PinError::NotFailed(_) => Self::conflict(error.to_string()),
             PinError::Stopping => Self::stopping(),
         }
     }

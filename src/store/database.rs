@@ -50,20 +50,57 @@ enum MakeError {
 
 fn make(path: &Path) -> Result<(), MakeError> {
     let new = path.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(MakeError::Io(error)),
+    let file = create_private(&new).map_err(MakeError::Io)?;
+    let backend = FileBackend::new(file).map_err(MakeError::Database)?;
+    drop(Builder::new().create_with_backend(backend).map_err(MakeError::Database)?);
+    rename(&new, path).map_err(MakeError::Io)
+}
+
+/// Makes a new file that only its owner may read, in the place of one that an earlier try left behind.
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(&new).map_err(MakeError::Io)?;
-    let backend = FileBackend::new(file).map_err(MakeError::Database)?;
-    drop(Builder::new().create_with_backend(backend).map_err(MakeError::Database)?);
-    fs::rename(&new, path).map_err(MakeError::Io)?;
+    options.open(path)
+}
+
+/// A new, empty database in a file as [`create_private`] makes it. It is whole when [`finish`] has returned.
+pub(super) fn create(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
+    let backend = FileBackend::new(create_private(path).map_err(storage)?)?;
+    Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)
+}
+
+/// Up to here a file grows by doubling, beyond it by redb's regions of 4 GiB; with some room for what redb adds.
+const DOUBLING_BYTES_MAX: u64 = 9 * 1024 * 1024 * 1024;
+
+/// Closes a database that [`create`] made, and makes its file durable.
+///
+/// When a file has been doubled, redb may use its last pages first. So these are moved to the front, and the file can
+/// end behind what it holds. This reads the whole file, and holds a list of its pages in memory; but it is bounded, as
+/// larger files are filled from the front. Nobody uses the file yet, so it holds up nobody and endangers nothing.
+pub(super) fn finish(mut database: Database, path: &Path) -> Result<(), redb::Error> {
+    if fs::metadata(path)?.len() < DOUBLING_BYTES_MAX {
+        database.compact()?;
+    }
+    database.close()?;
+    Ok(File::open(path).and_then(|file| file.sync_all())?)
+}
+
+/// Gives a whole file its name, in the place of what has it; durable when this returns.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_directory_of(to)
+}
+
+/// Makes the names in the directory of `path` durable.
+pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(MakeError::Io)
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(unix)]

@@ -16,6 +16,8 @@ const LAYOUT_VERSION: u32 = 1;
 const LOCK_FILE: &str = "pinnace.lock";
 /// The socket through which commands reach the process that uses the directory.
 const CONTROL_FILE: &str = "admin.sock";
+/// A file that is there while a backup is being restored into the directory.
+const RESTORE_FILE: &str = "restore.unfinished";
 /// The most that is read of the marker and of the lock file, in bytes.
 const SMALL_FILE_BYTES_MAX: u64 = 64;
 
@@ -64,6 +66,14 @@ pub enum DataDirError {
         /// The other process, as it wrote itself down.
         pid: String,
     },
+    /// A restore into the directory didn't come to its end.
+    #[error(
+        "a backup was being restored into {path}, and that was cut off: run `pinnace restore` again, or remove the directory"
+    )]
+    HalfRestored {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file or the directory can't be read, made or written.
     #[error("can't {action} {path}: {source}")]
     Io {
@@ -95,24 +105,65 @@ pub struct DataDir {
 impl DataDir {
     /// Opens the directory, or makes it (mode 0700) with its parents.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let data = Self::open_unmarked(path)?;
+        if data.is_half_restored() {
+            return Err(DataDirError::HalfRestored { path: path.to_owned() });
+        }
+        let marker = path.join(MARKER_FILE);
+        if !marker.exists() {
+            write_marker(&marker)?;
+        }
+        Ok(data)
+    }
+
+    /// Opens or makes a directory into which a backup is restored: one that had no end is no hindrance, and a new
+    /// directory isn't marked as ours before [`DataDir::end_restore`].
+    pub fn open_for_restore(path: &Path) -> Result<Self, DataDirError> {
+        Self::open_unmarked(path)
+    }
+
+    /// From now on, and until [`DataDir::end_restore`], nobody can open the directory but another restore.
+    pub fn begin_restore(&self) -> Result<(), DataDirError> {
+        write_file(&self.path.join(RESTORE_FILE), b"", 0o600)
+    }
+
+    /// Whether a restore began and didn't end.
+    pub fn is_half_restored(&self) -> bool {
+        self.path.join(RESTORE_FILE).exists()
+    }
+
+    /// All files are in their places: marks the directory as ours.
+    pub fn end_restore(&self) -> Result<(), DataDirError> {
+        let marker = self.path.join(MARKER_FILE);
+        if !marker.exists() {
+            write_marker(&marker)?;
+        }
+        let unfinished = self.path.join(RESTORE_FILE);
+        fs::remove_file(&unfinished).map_err(failed("remove", &unfinished))?;
+        sync(&self.path)
+    }
+
+    fn open_unmarked(path: &Path) -> Result<Self, DataDirError> {
         create(path)?;
         let is_empty = fs::read_dir(path).map_err(failed("read", path))?.next().is_none();
         let marker = path.join(MARKER_FILE);
         // Before anything is written into it.
-        if !is_empty && !marker.exists() && !only_unmarked_lock(path)? {
+        let is_ours = marker.exists() || path.join(RESTORE_FILE).exists();
+        if !is_empty && !is_ours && !only_unmarked_lock(path)? {
             return Err(DataDirError::Foreign { path: path.to_owned() });
         }
         let lock = lock(path)?;
         if marker.exists() {
             check_version(path, &marker)?;
-        } else {
-            write_file(&marker, format!("{LAYOUT_VERSION}\n").as_bytes(), 0o644)?;
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// Opens a directory that is there already; makes none.
     pub fn open_existing(path: &Path) -> Result<Self, DataDirError> {
+        if path.join(RESTORE_FILE).exists() {
+            return Err(DataDirError::HalfRestored { path: path.to_owned() });
+        }
         if !path.join(MARKER_FILE).exists() {
             return Err(DataDirError::Missing { path: path.to_owned() });
         }
@@ -190,7 +241,8 @@ fn create(path: &Path) -> Result<(), DataDirError> {
 fn only_unmarked_lock(path: &Path) -> Result<bool, DataDirError> {
     for entry in fs::read_dir(path).map_err(failed("read", path))? {
         let name = entry.map_err(failed("read", path))?.file_name();
-        if name != LOCK_FILE && name != temporary_name(MARKER_FILE).as_str() {
+        let temporaries = [MARKER_FILE, RESTORE_FILE].map(temporary_name);
+        if name != LOCK_FILE && !temporaries.iter().any(|temporary| name == temporary.as_str()) {
             return Ok(false);
         }
     }
@@ -252,10 +304,19 @@ fn write_file(path: &Path, contents: &[u8], mode: u32) -> Result<(), DataDirErro
     file.write_all(contents).and_then(|()| file.sync_all()).map_err(failed("write", &temporary))?;
     fs::rename(&temporary, path).map_err(failed("write", path))?;
     // The new name is durable when its directory is.
+    path.parent().map_or(Ok(()), sync)
+}
+
+fn write_marker(marker: &Path) -> Result<(), DataDirError> {
+    write_file(marker, format!("{LAYOUT_VERSION}\n").as_bytes(), 0o644)
+}
+
+/// Makes the names in a directory durable.
+fn sync(directory: &Path) -> Result<(), DataDirError> {
     #[cfg(unix)]
-    if let Some(parent) = path.parent() {
-        File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed("write", parent))?;
-    }
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("write", directory))?;
+    #[cfg(not(unix))]
+    let _ = directory;
     Ok(())
 }
 
@@ -319,6 +380,25 @@ mod tests {
         fs::write(temporary.path().join(temporary_name(MARKER_FILE)), "").unwrap();
         DataDir::open(temporary.path()).unwrap();
         assert!(temporary.path().join(MARKER_FILE).exists());
+    }
+
+    #[test]
+    fn a_restore_that_did_not_end_leaves_no_data_directory() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("data");
+        for _ in 0..2 {
+            let data = DataDir::open_for_restore(&path).unwrap();
+            data.begin_restore().unwrap();
+            fs::write(data.records_path(), "half").unwrap();
+            drop(data);
+            assert!(matches!(DataDir::open(&path), Err(DataDirError::HalfRestored { .. })));
+            assert!(matches!(DataDir::open_existing(&path), Err(DataDirError::HalfRestored { .. })));
+        }
+        let data = DataDir::open_for_restore(&path).unwrap();
+        assert!(data.is_half_restored());
+        data.end_restore().unwrap();
+        drop(data);
+        assert!(!DataDir::open_existing(&path).unwrap().is_half_restored());
     }
 
     #[test]

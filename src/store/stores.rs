@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 
 use super::Options;
-use super::blocks::{BlockStore, BlocksError};
+use super::blocks::{BlockStore, BlocksError, Compacted, CopyReport, compact};
 use super::datadir::{DataDir, DataDirError};
 use super::records::{Records, RecordsError};
 
@@ -58,6 +58,16 @@ impl Stores {
     /// a service runs with it.
     pub fn open_stopped(directory: &Path, options: &Options) -> Result<Self, StoresError> {
         Self::open(DataDir::open_existing(directory)?, options)
+    }
+
+    /// Writes `blocks.redb` anew without unused space, while no service runs. `observe` is told how far it is, and what
+    /// it is to become.
+    pub fn compact_stopped(
+        directory: &Path,
+        observe: &mut dyn FnMut(CopyReport, CopyReport),
+    ) -> Result<Compacted, StoresError> {
+        let data = DataDir::open_existing(directory)?;
+        guarded(&data.blocks_path(), |path| compact(path, observe))
     }
 
     /// Commits what is queued and closes both files. Blocks until that is done.

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "this program is a test, helpers included")]
 
+mod backup;
 mod other_peers;
 mod restart;
 mod room;

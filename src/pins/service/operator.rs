@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::{PinError, PinService, PinView, joined, status, view, whole};
+use super::{PinError, PinInput, PinService, PinView, joined, status, view, whole};
 use crate::model::{PinId, PinRecord, PinState, UserId};
 use crate::pins::board::PinChange;
 use crate::pins::query::Status;
@@ -71,6 +71,28 @@ impl PinService {
             Ok(OwnedPin { view: view(record, live.as_ref(), &service.delegates()), account })
         });
         joined(pin.await)
+    }
+
+    /// The account with this e-mail address; the first that was made if none is named.
+    pub async fn account_id(&self, email: Option<String>) -> Result<UserId, PinError> {
+        let records = Arc::clone(&self.records);
+        let account = tokio::task::spawn_blocking(move || match email {
+            None => records.first_user()?.ok_or_else(|| PinError::Invalid("there is no account yet".to_owned())),
+            Some(email) => records
+                .user_by_email(&email.trim().to_lowercase())?
+                .ok_or_else(|| PinError::Invalid(format!("there is no account with the e-mail address {email}"))),
+        });
+        Ok(joined(account.await)?.id)
+    }
+
+    /// Makes a pin for an account, and waits where a client would be told that it is too fast.
+    pub async fn add_patiently(&self, user: UserId, input: PinInput) -> Result<PinView, PinError> {
+        loop {
+            match self.add(user, input.clone()).await {
+                Err(PinError::TooFast { wait }) => tokio::time::sleep(wait).await,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Queues a failed pin again, whoever owns it.

@@ -78,10 +78,15 @@ impl Tables {
 impl BlockVerifier {
     /// Begins to tell which DAGs have blocks that this pass found damaged, or that are in quarantine.
     pub fn damage(&self, scrub: &Scrub) -> DamageFinder {
+        DamageFinder { damaged: scrub.unrepaired().map(Into::into).collect(), ..self.finder() }
+    }
+
+    /// The same without a pass: of blocks that aren't there, or are in quarantine.
+    pub fn finder(&self) -> DamageFinder {
         DamageFinder {
             file: Arc::clone(&self.file),
             links: self.links,
-            damaged: scrub.unrepaired().map(Into::into).collect(),
+            damaged: HashSet::new(),
             known: Default::default(),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use redb::{
     Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    TableDefinition, WriteTransaction,
+    TableDefinition, TableError, WriteTransaction,
 };
 
 use super::disk::Disk;
@@ -15,7 +15,7 @@ use super::guard::Guard;
 use super::pack::{self, Place, PlaceBytes};
 use super::recent::{BUCKETS, RECENT, Recent};
 use super::space::{Space, SpaceLimits, SpaceState};
-use super::{BlockStats, BlocksError, schema};
+use super::{BlockStats, BlocksError, schema, scrub};
 use crate::model::Block;
 use crate::store::database::{self, Opener, Slot, begin_write};
 
@@ -82,6 +82,36 @@ pub(super) fn subtract_segment_bytes(transaction: &WriteTransaction, bytes: u64)
 
 /// [`QUARANTINE`], as a reader has it.
 pub(super) type Quarantine = ReadOnlyTable<&'static [u8], (&'static PlaceBytes, u64)>;
+
+/// Makes the tables of a file that becomes a copy of `source`'s blocks, which all get new places.
+///
+/// Their segments get numbers that `source` never had: a block in quarantine is known by the place that it had, and what a
+/// scrub had seen can't be told from what it hadn't.
+pub(super) fn prepare_copy(source: &ReadTransaction, transaction: &WriteTransaction) -> Result<(), BlocksError> {
+    schema::make_tables(transaction)?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        for entry in source.open_table(META)?.iter()? {
+            let (key, value) = entry?;
+            if key.value() != META_SEGMENT_BYTES && !scrub::is_of_unfinished_pass(key.value()) {
+                meta.insert(key.value(), value.value())?;
+            }
+        }
+        let mut quarantine = transaction.open_table(QUARANTINE)?;
+        match source.open_table(QUARANTINE) {
+            // A backup by an older program.
+            Err(TableError::TableDoesNotExist(_)) => {}
+            damaged => {
+                for entry in damaged?.iter()? {
+                    let (key, found) = entry?;
+                    quarantine.insert(key.value(), found.value())?;
+                }
+            }
+        }
+    }
+    let last = source.open_table(SEGMENT_SIZES)?.last()?.map(|(number, _)| number.value());
+    raise_floor(transaction, last.map_or(0, |last| last + 1))
+}
 
 /// The file of the block store, the front of its index, and what keeps a garbage collection out of everyone's way.
 #[derive(Debug)]
@@ -159,6 +189,24 @@ impl BlockFile {
         })
     }
 
+    /// A snapshot that goes with another one, which `first` takes: between the two, no collection takes a block away.
+    pub(super) fn snapshot_with<T, E: From<BlocksError>>(
+        &self,
+        first: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(T, ReadTransaction), E> {
+        self.slot
+            .with(|database| {
+                // A sweep holds the marks from its look at them to its commit. Who waits for them has the file already,
+                // as sweeps do: in the other order, each could wait for the other while the file is opened again.
+                let marks = self.guard.marks();
+                let taken = first()?;
+                let snapshot = database.begin_read().map_err(BlocksError::from)?;
+                drop(marks);
+                Ok((taken, snapshot))
+            })
+            .map_err(BlocksError::OutOfService)?
+    }
+
     /// A transaction that is durable when this returns `Ok`, and has no effect otherwise. Not for new blocks.
     pub(super) fn write<T>(
         &self,
@@ -183,8 +231,11 @@ impl BlockFile {
         })
     }
 
-    /// Looks whether there is room for `new_bytes`.
+    /// Looks whether there is room for `new_bytes`; a file that couldn't be opened again after a failure is tried once more.
     pub(super) fn look_for_space(&self, new_bytes: u64) -> Result<SpaceState, BlocksError> {
+        if self.is_out_of_service() {
+            self.reopen();
+        }
         Ok(self.space.look(self.stats()?, new_bytes))
     }
 
@@ -276,11 +327,19 @@ impl BlockFile {
 
     /// Reads the front of the index. The file decides: a commit that failed may be in it all the same.
     fn load_recent(&self) -> Result<(), BlocksError> {
-        self.read(|transaction| self.recent.lock().load(&transaction.open_table(RECENT)?))
+        let load = |database: &Database| self.recent.lock().load(&database.begin_read()?.open_table(RECENT)?);
+        self.slot.with(load).map_err(BlocksError::OutOfService)?
     }
 
+    /// Does something with the open file. When an access fails, redb refuses all further ones until it is opened again.
     fn with<T>(&self, job: impl FnOnce(&Database) -> Result<T, BlocksError>) -> Result<T, BlocksError> {
-        self.slot.with(job).map_err(BlocksError::OutOfService)?
+        let result = self.slot.with(job).map_err(BlocksError::OutOfService)?;
+        if let Err(BlocksError::Storage(error)) = &result
+            && matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)
+        {
+            self.reopen();
+        }
+        result
     }
 }
 

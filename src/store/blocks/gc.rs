@@ -114,9 +114,17 @@ pub struct Collection {
 /// What lives in a segment.
 #[derive(Debug, Clone, Copy, Default)]
 struct Live {
+    /// All bytes of the segment; known from the plan on.
+    size: u64,
     bytes: u64,
     /// Blocks of which at least a part is in the segment.
     blocks: u64,
+}
+
+impl Live {
+    fn is_mostly_dead(&self) -> bool {
+        self.bytes * 100 < self.size * LIVE_PERCENT_MIN
+    }
 }
 
 /// The segments that are being vacated, and the blocks in them.
@@ -386,19 +394,20 @@ impl Collection {
 
     /// Finds the segments to vacate, and drops those without any live byte.
     fn plan_moves(&mut self) -> Result<(), BlocksError> {
-        let (live, end) = (&self.live, self.segments_end);
+        let (live, end) = (&mut self.live, self.segments_end);
         let mut empty = Vec::new();
         let segments = &mut self.moves.segments;
         self.file.read(|transaction| {
             for entry in transaction.open_table(SEGMENT_SIZES)?.range(..end)? {
                 let (number, size) = entry?;
                 let (number, size) = (number.value(), u64::from(size.value()));
-                match live.get(&number) {
-                    None => empty.push(number),
-                    Some(live) if live.bytes * 100 < size * LIVE_PERCENT_MIN => {
-                        segments.insert(number);
-                    }
-                    Some(_) => {}
+                let Some(live) = live.get_mut(&number) else {
+                    empty.push(number);
+                    continue;
+                };
+                live.size = size;
+                if live.is_mostly_dead() {
+                    segments.insert(number);
                 }
             }
             Ok(())
@@ -487,6 +496,9 @@ impl Collection {
             live.blocks = live.blocks.saturating_sub(1);
             if live.blocks == 0 {
                 self.moves.empty.insert(segment);
+            } else if live.is_mostly_dead() && !self.moves.turn.contains(&segment) {
+                // A block that ran into it was moved for the sake of the segment before or behind.
+                self.moves.segments.insert(segment);
             }
         }
         if !self.moves.copied.is_empty() {

@@ -9,6 +9,8 @@
 //! One thread writes ([`BlockWriter`] feeds it); readers ([`BlockReader`]) can't write and never wait for it, except
 //! while a failed file is opened again. Identity CIDs are never stored: they are answered from themselves.
 
+mod compact;
+mod copy;
 mod damage;
 mod disk;
 mod file;
@@ -23,6 +25,8 @@ mod scrub;
 mod space;
 mod writer;
 
+#[cfg(test)]
+mod copy_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
@@ -40,13 +44,19 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+pub use compact::Compacted;
+pub(super) use compact::compact;
+pub use copy::CopyReport;
+pub(super) use copy::{Check, copy_blocks, measure};
 pub use damage::DamageFinder;
 pub use gc::{BlockCollector, Collection, GcPhase, GcReport, Links};
 pub use guard::Ticket;
-pub use reader::{BlockReader, BlockStats};
+pub use reader::{BlockReader, BlockSnapshot, BlockStats};
 pub use scrub::{BlockVerifier, DAMAGED_NAMED_MAX, Scrub, ScrubRecord, ScrubReport, ScrubStep};
 pub use space::{Shortage, SpaceLimits, SpaceState};
 pub use writer::{BlockWriter, PendingPut};
+
+use super::room::NoRoom;
 
 /// The longest segment, in bytes: with the 16 bytes that redb adds to it, a run of 16 pages.
 pub const SEGMENT_BYTES: usize = 65_520;
@@ -101,6 +111,18 @@ pub enum BlocksError {
         /// How many damaged blocks the pins reach that may have links.
         blocks: u64,
     },
+    /// The disk is too small for a copy.
+    #[error(transparent)]
+    NoRoom(NoRoom),
+    /// A compaction met blocks that can't be read, and changed nothing.
+    #[error("{damaged_blocks} blocks can't be read, as their segments are missing or too short; nothing was changed")]
+    NotCompacted {
+        /// How many.
+        damaged_blocks: u64,
+    },
+    /// A copy was ended by who had begun it.
+    #[error("it was cut off, because the program stops")]
+    CutOff,
     /// The store was closed, so nothing is written any more.
     #[error("the block store is closed")]
     Closed,

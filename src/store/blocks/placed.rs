@@ -4,14 +4,17 @@
 //! reads the whole index and keeps the first places of a range; the next call goes on behind them.
 
 use std::collections::BinaryHeap;
+use std::ops::ControlFlow;
 
-use redb::ReadableTable;
+use redb::{ReadTransaction, ReadableTable, TableError};
 
 use super::BlocksError;
-use super::pack::{Place, PlaceBytes};
+use super::file::INDEX;
+use super::pack::Place;
+use super::recent::{self, RECENT};
 
 /// Entries of the index between two looks at whether to go on.
-const LOOK_EVERY: usize = 8192;
+const LOOK_EVERY: u64 = 8192;
 
 /// A block of the index: its key, and where it lies.
 pub(super) type Placed = (Box<[u8]>, Place);
@@ -29,11 +32,37 @@ pub(super) struct Listing {
     pub(super) bytes_wanted: u64,
 }
 
+/// Shows every entry of the index and of what stands in front of it.
+pub(super) fn for_each(
+    transaction: &ReadTransaction,
+    mut visit: impl FnMut(&[u8], Place) -> ControlFlow<()>,
+) -> Result<(), BlocksError> {
+    for entry in transaction.open_table(INDEX)?.iter()? {
+        let (key, place) = entry?;
+        if visit(key.value(), Place::from_bytes(place.value())).is_break() {
+            return Ok(());
+        }
+    }
+    let pieces = match transaction.open_table(RECENT) {
+        // A backup by an older program.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        pieces => pieces?,
+    };
+    for piece in pieces.iter()? {
+        for (digest, place) in recent::entries(piece?.1.value()) {
+            if visit(&digest, place).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Lists the at most `max` first blocks whose [`Place::number`] is wanted; blocks that share a number are listed together. `go_on` is asked now and then; once it says no, the list may lack any block.
 ///
 /// Takes about 100 bytes of memory for each of the `max` blocks.
 pub(super) fn next_places(
-    index: &impl ReadableTable<&'static [u8], &'static PlaceBytes>,
+    transaction: &ReadTransaction,
     is_wanted: &dyn Fn(u64) -> bool,
     max: usize,
     go_on: &dyn Fn() -> bool,
@@ -42,30 +71,29 @@ pub(super) fn next_places(
     // By number and length, so that an empty block comes before the one behind it; the largest is at the top.
     let mut first: BinaryHeap<(u64, u32, Box<[u8]>)> = BinaryHeap::new();
     let mut rejected_min = u64::MAX;
-    for (count, entry) in index.iter()?.enumerate() {
-        if count % LOOK_EVERY == 0 && !go_on() {
-            break;
+    for_each(transaction, |key, place| {
+        if listing.entries.is_multiple_of(LOOK_EVERY) && !go_on() {
+            return ControlFlow::Break(());
         }
-        let (key, place) = entry?;
         listing.entries += 1;
-        let place = Place::from_bytes(place.value());
         let number = place.number();
         if !is_wanted(number) {
-            continue;
+            return ControlFlow::Continue(());
         }
         listing.blocks_wanted += 1;
         listing.bytes_wanted += u64::from(place.length);
         if first.len() < max {
-            first.push((number, place.length, key.value().into()));
+            first.push((number, place.length, key.into()));
         } else if let Some(mut last) = first.peek_mut() {
             if number < last.0 {
                 rejected_min = rejected_min.min(last.0);
-                *last = (number, place.length, key.value().into());
+                *last = (number, place.length, key.into());
             } else {
                 rejected_min = rejected_min.min(number);
             }
         }
-    }
+        ControlFlow::Continue(())
+    })?;
     let mut first = first.into_sorted_vec();
     // Who goes on behind a number would miss what was left out of it. Only a damaged index has so many under one number
     // that nothing would be left; then most of them have to do.
@@ -107,11 +135,11 @@ mod tests {
         }
         transaction.commit().unwrap();
         expected.sort_unstable();
-        let index = database.begin_read().unwrap().open_table(INDEX).unwrap();
+        let snapshot = database.begin_read().unwrap();
         for max in [3, 10, 499, 500, 1000] {
             let (mut found, mut after) = (Vec::new(), None);
             loop {
-                let listing = next_places(&index, &|number| Some(number) > after, max, &|| true).unwrap();
+                let listing = next_places(&snapshot, &|number| Some(number) > after, max, &|| true).unwrap();
                 assert_eq!(listing.blocks_wanted, 500 - found.len() as u64);
                 assert!(listing.blocks.len() <= max);
                 let Some((_, last)) = listing.blocks.last() else { break };
@@ -120,6 +148,6 @@ mod tests {
             }
             assert_eq!(found, expected, "{max} at a time");
         }
-        assert!(next_places(&index, &|_| true, 10, &|| false).unwrap().blocks.is_empty());
+        assert!(next_places(&snapshot, &|_| true, 10, &|| false).unwrap().blocks.is_empty());
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cid::Cid;
 use redb::ReadTransaction;
 
-use super::file::{BlockFile, SEGMENTS};
+use super::file::{BlockFile, INDEX, SEGMENTS};
 use super::pack::{self, Place};
 use super::scrub::{self, ScrubRecord};
 use super::{BlocksError, Shortage, SpaceState};
@@ -50,6 +50,22 @@ impl BlockReader {
             return self.sizes_many(cids);
         }
         Ok(found.into_iter().map(|found| found.map(Found::length)).collect())
+    }
+
+    /// All blocks as they are now, together with what `first` takes: between the two, no collection takes a block away.
+    pub(in crate::store) fn snapshot_with<T, E: From<BlocksError>>(
+        &self,
+        first: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(T, ReadTransaction), E> {
+        self.file.snapshot_with(first)
+    }
+
+    /// One state of the store, for as long as it is held.
+    pub fn snapshot(&self) -> Result<BlockSnapshot, BlocksError> {
+        // Every block that is there now is in the index of the snapshot.
+        self.file.settle()?;
+        let ((), snapshot) = self.file.snapshot_with(|| Ok::<_, BlocksError>(()))?;
+        Ok(BlockSnapshot { snapshot })
     }
 
     /// Whether the store has the block of `cid`.
@@ -119,6 +135,26 @@ impl BlockReader {
     /// What the store holds; this reads a few bytes, whatever its size.
     pub fn stats(&self) -> Result<BlockStats, BlocksError> {
         self.file.stats()
+    }
+}
+
+/// A state of the store that no change touches. Pages that are freed meanwhile can't be used again before it is dropped.
+#[derive(Debug)]
+pub struct BlockSnapshot {
+    snapshot: ReadTransaction,
+}
+
+impl BlockSnapshot {
+    /// The bytes of the block, if the store had it.
+    pub fn get(&self, cid: &Cid) -> Result<Option<Bytes>, BlocksError> {
+        let Some(key) = pack::key(cid) else {
+            return Ok(Block::from_identity(*cid).map(|block| block.into_parts().1));
+        };
+        let Some(place) = self.snapshot.open_table(INDEX)?.get(&*key)?.map(|place| Place::from_bytes(place.value()))
+        else {
+            return Ok(None);
+        };
+        pack::read(&self.snapshot.open_table(SEGMENTS)?, place).map(Some)
     }
 }
 

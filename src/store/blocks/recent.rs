@@ -143,9 +143,9 @@ impl Writing<'_> {
         for piece in table.iter()? {
             let (key, entries) = piece?;
             *self.next_piece = (*self.next_piece).max(key.value().1 + 1);
-            for entry in entries.value().as_chunks::<ENTRY_BYTES>().0 {
-                let (digest, place) = split(entry);
-                let is_new = self.recent.bucket_mut(bucket_of(&digest)).insert(digest, place).is_none();
+            for (digest, place) in self::entries(entries.value()) {
+                let bucket = &mut *self.recent.bucket_mut(bucket_of(&digest));
+                let is_new = bucket.insert(digest, place.to_bytes()).is_none();
                 length += usize::from(is_new);
             }
         }
@@ -220,10 +220,13 @@ impl Writing<'_> {
     }
 }
 
-fn split(entry: &[u8; ENTRY_BYTES]) -> (Digest, PlaceBytes) {
-    let mut digest = Digest::default();
-    let mut place = PlaceBytes::default();
-    digest.copy_from_slice(&entry[..DIGEST_BYTES]);
-    place.copy_from_slice(&entry[DIGEST_BYTES..]);
-    (digest, place)
+/// The entries of a piece of [`RECENT`].
+pub(super) fn entries(piece: &[u8]) -> impl Iterator<Item = Entry> {
+    piece.as_chunks::<ENTRY_BYTES>().0.iter().map(|entry| {
+        let mut digest = Digest::default();
+        let mut place = PlaceBytes::default();
+        digest.copy_from_slice(&entry[..DIGEST_BYTES]);
+        place.copy_from_slice(&entry[DIGEST_BYTES..]);
+        (digest, Place::from_bytes(&place))
+    })
 }

@@ -23,23 +23,26 @@ pub(super) fn prepare(database: &Database, name: &str) -> Result<(), BlocksError
             tracing::info!("{name} is of version {found} and becomes one of version {SCHEMA_VERSION}");
             upgrade(&transaction)?;
         }
-        None => {
-            transaction.open_table(SEGMENTS)?;
-            transaction.open_table(SEGMENT_SIZES)?;
-            transaction.open_table(INDEX)?;
-            transaction.open_table(RECENT)?;
-            transaction.open_table(QUARANTINE)?;
-        }
+        None => make_tables(&transaction)?,
     }
     transaction.open_table(META)?.insert(META_SCHEMA, SCHEMA_VERSION)?;
     Ok(transaction.commit()?)
 }
 
+/// Makes the tables that aren't there.
+pub(super) fn make_tables(transaction: &WriteTransaction) -> Result<(), BlocksError> {
+    transaction.open_table(SEGMENTS)?;
+    transaction.open_table(SEGMENT_SIZES)?;
+    transaction.open_table(INDEX)?;
+    transaction.open_table(RECENT)?;
+    transaction.open_table(QUARANTINE)?;
+    Ok(())
+}
+
 /// From version 1: there was no front of the index, and nobody counted the bytes of the segments, and
 /// there was no scrub.
 fn upgrade(transaction: &WriteTransaction) -> Result<(), BlocksError> {
-    transaction.open_table(RECENT)?;
-    transaction.open_table(QUARANTINE)?;
+    make_tables(transaction)?;
     let mut bytes = 0;
     for size in transaction.open_table(SEGMENT_SIZES)?.iter()? {
         bytes += u64::from(size?.1.value());

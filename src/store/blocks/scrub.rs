@@ -53,6 +53,11 @@ const META_FINISHED: &str = "verify_finished";
 /// There while blocks are in quarantine and not all pins that need them are known to be queued again.
 const META_PINS_DUE: &str = "verify_pins_due";
 
+/// Whether a number of the whole file says how far a pass is. In a copy of the file that means nothing.
+pub(super) fn is_of_unfinished_pass(key: &str) -> bool {
+    [META_CURSOR, META_END, META_BLOCKS, META_BYTES, META_QUARANTINED].contains(&key)
+}
+
 /// What a pass has found up to now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScrubReport {
@@ -247,7 +252,7 @@ impl Scrub {
                 let segment = Place::from_number(number, 0).segment;
                 Some(number) > cursor && (segment < end || Some(segment) > last)
             };
-            placed::next_places(&transaction.open_table(INDEX)?, &is_wanted, LISTED_BLOCKS_MAX, go_on)
+            placed::next_places(transaction, &is_wanted, LISTED_BLOCKS_MAX, go_on)
         })?;
         if go_on() {
             self.report.blocks_total = self.report.blocks + listing.blocks_wanted;
@@ -310,8 +315,7 @@ impl Scrub {
                     if self.refused_reads > REFUSED_READS_MAX {
                         return Err(error);
                     }
-                    // redb reads nothing more before that, for nobody.
-                    self.file.reopen();
+                    // The file was opened again.
                     if refused_at.replace(seen.len()) == Some(seen.len()) && is_own_refusal(&error) {
                         seen.push(Seen::Damaged);
                     }

@@ -7,6 +7,8 @@ use bytesize::ByteSize;
 use tokio::sync::watch;
 
 use super::BlockStats;
+#[cfg(unix)]
+use crate::store::room;
 
 /// What a block takes in the index and in front of it, in bytes, with the room that a tree leaves free.
 const INDEX_BYTES_PER_BLOCK: u64 = 100;
@@ -146,14 +148,13 @@ impl Space {
     }
 }
 
-/// What `statvfs` and `stat` say; `None` where they say nothing.
+/// What the system says; `None` where it says nothing.
 #[cfg(unix)]
 fn look(path: &Path) -> Option<(u64, u64)> {
-    let disk = rustix::fs::statvfs(path).ok()?;
+    let free = room::free_bytes(path).ok()??;
     let file = std::fs::metadata(path).ok()?;
     // The unit is 512 bytes, whatever the file system's blocks are (POSIX, sys/stat.h as Linux and the BSDs have it).
-    let on_disk = std::os::unix::fs::MetadataExt::blocks(&file).saturating_mul(512);
-    Some((disk.f_bavail.saturating_mul(disk.f_frsize), on_disk))
+    Some((free, std::os::unix::fs::MetadataExt::blocks(&file).saturating_mul(512)))
 }
 
 #[cfg(not(unix))]

@@ -322,6 +322,22 @@ async fn a_disk_that_does_not_come_back_is_named_and_one_that_does_is_used() {
     assert_holds(&reader, &[block(1, 10)]);
 }
 
+#[tokio::test]
+async fn a_block_that_the_disk_refuses_to_read_leaves_the_others_readable() {
+    let disk = FaultyDisk::new(BUFFER_BYTES);
+    let (writer, reader) = (disk.store.writer(), disk.store.reader());
+    // More than the cache holds: opening fills it, where redb is compiled for debugging.
+    let blocks: Vec<Block> = (0..250).map(|number| block(number, 100_000)).collect();
+    writer.put(blocks.clone()).await.unwrap();
+    let [bad, good] = [20, 200].map(|number| &blocks[number]);
+    disk.refuse_reads_of(bad.data());
+    for _ in 0..3 {
+        let refused = reader.get(bad.cid());
+        assert!(matches!(refused, Err(BlocksError::Storage(_))), "{refused:?}");
+        assert_holds(&reader, std::slice::from_ref(good));
+    }
+}
+
 #[expect(clippy::await_holding_lock, reason = "nothing that is awaited while the disk stands still needs the disk")]
 #[tokio::test]
 async fn the_queue_is_bounded_in_bytes_and_what_queued_up_shares_a_commit() {

@@ -152,7 +152,6 @@ fn next(file: &BlockFile, messages: &mpsc::Receiver<Message>) -> Result<Message,
         }
         if let Err(error) = file.settle_fullest() {
             tracing::error!(%error, "the newest blocks can't be merged into the index");
-            file.reopen();
             break;
         }
     }
@@ -181,17 +180,11 @@ impl Group {
     }
 
     fn commit(self, file: &BlockFile) {
-        if file.is_out_of_service() {
-            file.reopen();
-        }
         let result = self.write(file);
         match &result {
             // Each waiting pin says so, and the log has it once.
             Ok(()) | Err(BlocksError::NoSpace(_)) => {}
-            Err(error) => {
-                tracing::error!("{} blocks could not be stored: {error}", self.blocks);
-                file.reopen();
-            }
+            Err(error) => tracing::error!("{} blocks could not be stored: {error}", self.blocks),
         }
         for job in self.jobs {
             // Nobody may be waiting any more; the blocks are stored all the same.

@@ -119,6 +119,12 @@ impl Records {
         Ok(self.read()?.open_table(USERS)?.first()?.is_some())
     }
 
+    /// The account that was made first, which is the operator's.
+    pub fn first_user(&self) -> Result<Option<UserRecord>, RecordsError> {
+        let table = self.read()?.open_table(USERS)?;
+        table.first()?.map(|(_, value)| decode("users", value.value())).transpose()
+    }
+
     /// The account with this number.
     pub fn user(&self, id: UserId) -> Result<Option<UserRecord>, RecordsError> {
         let table = self.read()?.open_table(USERS)?;

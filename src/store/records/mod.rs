@@ -4,6 +4,7 @@
 //! module only makes sure that each change is whole, in one commit, and answered after it.
 
 mod accounts;
+mod copy;
 mod pins;
 mod tables;
 mod usage;
@@ -17,6 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::database::{self, Opener, Slot};
 pub use accounts::{NewUser, Rotation, Scopes, TokenId, TokenKind, TokenRecord, UserRecord};
+pub(super) use copy::{CopyInError, copy_in, copy_out};
 pub use pins::{AddRefusal, NewPin, PinCounts, PinSet, RetryRefusal};
 use tables::{META, SCHEMA_KEY, decode, encode};
 pub use usage::Usage;

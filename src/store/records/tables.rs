@@ -1,6 +1,6 @@
 //! The tables of `records.redb`, how values become bytes, and the schema's version.
 
-use redb::{Database, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
+use redb::{Database, Key, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{RecordsError, SCHEMA_VERSION, usage};
@@ -36,6 +36,43 @@ pub(super) const ROOTS_BY_USER: TableDefinition<'static, (u64, &'static [u8]), (
     TableDefinition::new("roots_by_user");
 /// Distinct roots that an account has pinned and the bytes of their DAGs, by account.
 pub(super) const USAGE: TableDefinition<'static, u64, (u64, u64)> = TableDefinition::new("usage");
+/// Something that is done with each table.
+pub(super) trait EachTable {
+    /// Does it with one of them.
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<(), RecordsError>;
+}
+
+/// Every table there is: what makes, backs up and restores them goes through this list.
+pub(super) fn each_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
+    job.table(META)?;
+    job.table(USERS)?;
+    job.table(USERS_BY_EMAIL)?;
+    job.table(TOKENS)?;
+    job.table(TOKENS_BY_USER)?;
+    job.table(PINS)?;
+    job.table(PINS_BY_USER)?;
+    job.table(PINS_UNFINISHED)?;
+    job.table(PINS_FAILED)?;
+    job.table(CREATED_LAST)?;
+    job.table(ROOTS_BY_USER)?;
+    job.table(USAGE)
+}
+
+/// Makes the tables that aren't there.
+struct Make<'a>(&'a WriteTransaction);
+
+impl EachTable for Make<'_> {
+    fn table<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<(), RecordsError> {
+        self.0.open_table(table)?;
+        Ok(())
+    }
+}
 
 /// Where the schema's version is in [`META`].
 pub(super) const SCHEMA_KEY: &str = "schema_version";
@@ -52,7 +89,7 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
 
 /// From version 1: there were no usage figures, and in the oldest files no index of failed pins.
 fn upgrade(transaction: &WriteTransaction) -> Result<(), RecordsError> {
-    make_all(transaction)?;
+    each_table(&mut Make(transaction))?;
     let mut failed = transaction.open_table(PINS_FAILED)?;
     for entry in transaction.open_table(PINS)?.iter()? {
         let (id, value) = entry?;
@@ -65,22 +102,6 @@ fn upgrade(transaction: &WriteTransaction) -> Result<(), RecordsError> {
             PinState::Queued => {}
         }
     }
-    Ok(())
-}
-
-/// Makes those tables that aren't there.
-fn make_all(transaction: &WriteTransaction) -> Result<(), RecordsError> {
-    transaction.open_table(USERS)?;
-    transaction.open_table(USERS_BY_EMAIL)?;
-    transaction.open_table(TOKENS)?;
-    transaction.open_table(TOKENS_BY_USER)?;
-    transaction.open_table(PINS)?;
-    transaction.open_table(PINS_BY_USER)?;
-    transaction.open_table(PINS_UNFINISHED)?;
-    transaction.open_table(PINS_FAILED)?;
-    transaction.open_table(CREATED_LAST)?;
-    transaction.open_table(ROOTS_BY_USER)?;
-    transaction.open_table(USAGE)?;
     Ok(())
 }
 
@@ -105,7 +126,7 @@ pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsErro
             upgrade(&transaction)?;
         }
         None if tables > 0 => return Err(RecordsError::Foreign { path: path.to_owned() }),
-        None => make_all(&transaction)?,
+        None => each_table(&mut Make(&transaction))?,
     }
     transaction.open_table(META)?.insert(SCHEMA_KEY, encode("meta", &SCHEMA_VERSION)?.as_slice())?;
     Ok(transaction.commit()?)

@@ -1,6 +1,7 @@
 """pinnace as an operator runs it, and its HTTP API for what `ipfs pin remote` can't show or do."""
 
 import json
+import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -95,6 +96,13 @@ class Pinnace:
     def multiaddr(self, transport: str = "/tcp/") -> str:
         """Where peers reach the node over TCP, or over what is named."""
         return next(address for address in self.ready["multiaddrs"] if transport in address)
+
+    def run_bytes(self, *arguments: str, input: bytes = b"", status: int = 0) -> bytes:
+        """Runs one command on the data directory and returns what it printed, or its error where it should fail."""
+        command = [self._binary, *arguments, "--data", str(self.data)]
+        finished = subprocess.run(command, env=self._environment, input=input, capture_output=True, check=False)
+        assert finished.returncode == status, f"`pinnace {' '.join(arguments)}` ended with {finished.returncode}: {finished.stderr}"
+        return finished.stdout if status == 0 else finished.stderr
 
     def is_running(self) -> bool:
         """Whether the daemon runs."""
