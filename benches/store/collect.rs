@@ -1,12 +1,13 @@
 //! Rows about garbage: how long a collection takes, what reads feel of it, and what it leaves.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cid::Cid;
 use pinnace::model::Block;
+use pinnace::store::Stores;
 use pinnace::store::blocks::{BlockReader, BlockStore, GcPhase, GcReport};
+use pinnace::store::datadir::DataDir;
 
 use super::Settings;
 use super::tools::{KIB, Random, Scratch, block, blocks, disk_bytes, import, jobs, latencies, open, p99};
@@ -63,7 +64,8 @@ fn live_ratio(store: &BlockStore, payload: u64) -> f64 {
 pub fn gc(settings: &Settings) {
     let scratch = Scratch::new(&settings.directory, "gc");
     for round in 0..settings.rounds {
-        let path = scratch.path(&format!("{round}.redb"));
+        let directory = scratch.path(&round.to_string());
+        let path = DataDir::open(&directory).unwrap().blocks_path();
         let store = open(&path, settings);
         let mut random = Random::new(round as u64 + 5);
         let mut kept: Vec<Cid> = Vec::new();
@@ -93,12 +95,16 @@ pub fn gc(settings: &Settings) {
         let ratio = p99(&mut busy).as_secs_f64() / p99(&mut idle).as_secs_f64();
         println!("gc, reads: idle {}; beside {}; p99 {ratio:.2} x", latencies(&mut idle), latencies(&mut busy));
         store.close();
-        compact(&path, payload, settings);
-        std::fs::remove_file(&path).unwrap();
+        let start = Instant::now();
+        let compacted = Stores::compact_stopped(&directory, &mut |_, _| {}).unwrap();
+        println!(
+            "gc, compact: {:.1?}; file {:.3} x what is left",
+            start.elapsed(),
+            compacted.bytes_after as f64 / payload as f64
+        );
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }
-
-fn compact(_path: &Path, _payload: u64, _settings: &Settings) {}
 
 /// Puts and removes the same volume again and again: how the file grows.
 pub fn churn(settings: &Settings) {
