@@ -25,3 +25,8 @@ fmt:
 # How fast the block store is; docs/BENCHMARKS.md says which rows there are.
 bench *ARGUMENTS:
     cargo bench --locked --bench store -- {{ ARGUMENTS }}
+
+# The same DAGs in pinnace's store and in Kubo's repositories: room and time.
+bench-repositories *ARGUMENTS:
+    cargo build --locked --release
+    benches/kubo/repositories {{ ARGUMENTS }}

@@ -53,6 +53,8 @@ pub fn big(settings: &Settings) {
     println!("big: {} blocks, {:.3} x payload", reader.stats().unwrap().blocks, {
         disk_bytes(&path) as f64 / (reader.stats().unwrap().blocks * KIB as u64) as f64
     });
+    // An idle store does so by itself.
+    println!("big: {:.1} s until the front of the index is merged", seconds(|| store.settle().unwrap()));
     // The CIDs are made first: hashing is no part of a look-up.
     let mut random = Random::new(3);
     for (name, first) in [("present", 0), ("absent", 1 << 41)] {

@@ -324,7 +324,7 @@ async fn pin_all(blocks: &BlockStore, records: &Records, shared: &Shared, seed: 
         shared.acknowledged_pins.store(pin + 1, Ordering::Release);
         if pin % 20 == 19 {
             // The index changes in other ways too.
-            let _ = blocks.reader().settle_for_tests();
+            let _ = blocks.settle();
         }
     }
 }

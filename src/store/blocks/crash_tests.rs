@@ -20,6 +20,9 @@ const FIRST_VARIABLE: &str = "PINNACE_CRASH_TEST_FIRST";
 const SEED_VARIABLE: &str = "PINNACE_CRASH_TEST_SEED";
 const TEST_NAME: &str = "store::blocks::crash_tests::acknowledged_blocks_survive_a_kill";
 
+/// For more than the few rounds of every day.
+const ROUNDS_VARIABLE: &str = "PINNACE_CRASH_TEST_ROUNDS";
+
 const ROUNDS: usize = 6;
 const PUTS_IN_FLIGHT: usize = 4;
 
@@ -108,7 +111,8 @@ fn acknowledged_blocks_survive_a_kill() {
     println!("{SEED_VARIABLE}={seed}");
     let directory = tempfile::tempdir().unwrap();
     let mut first = 0;
-    for round in 0..ROUNDS {
+    let rounds = env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
         let acknowledgements = 1 + mix(seed, round as u64) % 25;
         let last = write_and_kill(directory.path(), seed, first, acknowledgements);
         // Opening needs no walk over the file: redb would ask here before it began one.

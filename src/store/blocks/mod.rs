@@ -188,6 +188,11 @@ impl BlockStore {
         self.writer.clone()
     }
 
+    /// Merges what stands in front of the index, as an idle store does by itself after a while.
+    pub fn settle(&self) -> Result<(), BlocksError> {
+        self.reader.file().settle()
+    }
+
     /// What keeps the store from writing, and each change of it.
     pub fn shortage(&self) -> watch::Receiver<Option<Shortage>> {
         self.reader.file().space.subscribe()

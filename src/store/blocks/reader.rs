@@ -160,11 +160,6 @@ impl BlockSnapshot {
 
 #[cfg(test)]
 impl BlockReader {
-    /// Merges what stands in front of the index.
-    pub(in crate::store) fn settle_for_tests(&self) -> Result<(), BlocksError> {
-        self.file.settle()
-    }
-
     /// Flips a bit of a block as it lies in the file.
     pub(in crate::store) fn damage(&self, cid: &Cid) {
         self.damage_at(cid, 0);
