@@ -435,17 +435,22 @@ fn look_up(reader: &BlockReader, cids: &[Cid]) -> Result<Vec<(Cid, Held)>, Block
         }
     }
     let mut data = nodes.iter().zip(reader.get_many(&nodes)?);
-    let found = cids.iter().zip(sizes).map(|(cid, size)| {
+    let mut found = Vec::with_capacity(cids.len());
+    for (cid, size) in cids.iter().zip(sizes) {
         let held = match size {
             None => Held::No,
             Some(size) if is_leaf(cid) => Held::Leaf(size),
             Some(_) => match data.next() {
+                // Links that rotted would make a pin fail, or seem whole.
+                Some((_, Some(data))) if Block::verify(*cid, data.clone()).is_err() => {
+                    return Err(BlocksError::Corrupt { cid: *cid });
+                }
                 Some((_, Some(data))) => Held::Node(data),
                 Some((_, None)) => Held::No,
                 None => Held::Later,
             },
         };
-        (*cid, held)
-    });
-    Ok(found.collect())
+        found.push((*cid, held));
+    }
+    Ok(found)
 }

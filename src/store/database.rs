@@ -153,7 +153,8 @@ impl Slot {
     }
 
     /// Closes the file and opens it again. Transactions that still read hold it open, so this waits for them, for a while.
-    pub(super) fn reopen(&self) {
+    /// Nobody else gets the file before `prepare` is done; when that fails, the file stays closed.
+    pub(super) fn reopen(&self, prepare: impl FnOnce(&Database) -> Result<(), Arc<redb::Error>>) {
         let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // The file is locked while it is open, so the old database has to go first.
         *slot = Err(Arc::new(redb::Error::DatabaseClosed));
@@ -164,11 +165,13 @@ impl Slot {
                 opened => break opened,
             }
         };
+        let opened = opened.map_err(|error| Arc::new(error.into()));
+        let opened = opened.and_then(|database| prepare(&database).map(|()| database));
         match &opened {
             Ok(_) => tracing::info!("{} is open again after a failure", self.name),
             Err(error) => tracing::error!("{} can't be opened again after a failure: {error}", self.name),
         }
-        *slot = opened.map_err(|error| Arc::new(error.into()));
+        *slot = opened;
     }
 }
 
@@ -209,7 +212,7 @@ mod tests {
         let slot = Slot::open("blocks".into(), Box::new(move || open(&path, 1 << 20))).unwrap();
         let reading = slot.with(|database| database.begin_read().unwrap()).unwrap();
         let reader = std::thread::spawn(move || drop(reading));
-        slot.reopen();
+        slot.reopen(|_| Ok(()));
         reader.join().unwrap();
         assert!(!slot.is_out_of_service());
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::blocks::BlockReader;
@@ -27,6 +28,7 @@ pub async fn keep(
     let mut next = Instant::now() + interval;
     let mut rest_until = Instant::now();
     let mut removals_tried = None;
+    let mut collecting: Option<(Instant, JoinHandle<()>)> = None;
     loop {
         let reader = blocks.clone();
         let is_high = match tokio::task::spawn_blocking(move || reader.look_for_space()).await {
@@ -35,24 +37,31 @@ pub async fn keep(
                 tracing::debug!(%error, "the room for blocks is unknown");
                 false
             }
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, "looking at the room for blocks panicked");
+                false
+            }
             // The program ends.
             Err(_) => return,
         };
         let now = Instant::now();
+        if let Some((began, _)) = collecting.take_if(|(_, task)| task.is_finished()) {
+            rest_until = now + began.elapsed() * REST_FACTOR;
+            next = now + interval;
+        }
         let is_due = !interval.is_zero() && now >= next;
         let removals_now = removals();
         let is_wanted = is_high && removals_tried != Some(removals_now) && now >= rest_until;
-        if is_due || is_wanted {
+        if collecting.is_none() && (is_due || is_wanted) {
             if is_wanted {
                 tracing::info!("room for blocks gets short: collecting garbage");
             }
             removals_tried = Some(removals_now);
+            let collector = Arc::clone(&collector);
             // Its end, good or bad, is in the log.
-            let _ = collector.collect().await;
-            rest_until = Instant::now() + now.elapsed() * REST_FACTOR;
-            next = Instant::now() + interval;
-        } else {
-            tokio::time::sleep(LOOK_EVERY).await;
+            let task = tokio::spawn(async move { drop(collector.collect().await) });
+            collecting = Some((now, task));
         }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -12,9 +12,10 @@ use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
+use jiff::Timestamp;
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 
-use super::file::{INDEX, SEGMENTS, prepare_copy};
+use super::file::{INDEX, QUARANTINE, SEGMENTS, prepare_copy};
 use super::pack::{self, Place};
 use super::placed::{self, Placed};
 use super::{BlocksError, SEGMENT_BYTES};
@@ -105,6 +106,7 @@ pub(in crate::store) fn copy_blocks(
         let mut rest = pass.into_iter();
         while rest.len() > 0 {
             let mut batch: Vec<(Placed, Bytes)> = Vec::new();
+            let mut damaged: Vec<Placed> = Vec::new();
             let mut bytes = 0;
             for placed in rest.by_ref() {
                 match pack::read(&segments, placed.1) {
@@ -112,7 +114,7 @@ pub(in crate::store) fn copy_blocks(
                         bytes += data.len();
                         batch.push((placed, data));
                     }
-                    Ok(_) | Err(BlocksError::Damaged { .. }) => report.damaged_blocks += 1,
+                    Ok(_) | Err(BlocksError::Damaged { .. }) => damaged.push(placed),
                     Err(error) => return Err(error),
                 }
                 if bytes >= COMMIT_BYTES {
@@ -123,7 +125,9 @@ pub(in crate::store) fn copy_blocks(
                 batch.iter_mut().map(|(placed, data)| (&*data, &mut placed.1)).collect();
             let transaction = target.begin_write()?;
             pack::write(&transaction, places)?;
+            quarantine(&transaction, &damaged)?;
             transaction.commit()?;
+            report.damaged_blocks += damaged.len() as u64;
             report.blocks += batch.len() as u64;
             report.bytes += bytes as u64;
             copied.extend(batch.into_iter().map(|(placed, _)| placed));
@@ -135,6 +139,16 @@ pub(in crate::store) fn copy_blocks(
     }
     scratch.append_to(target)?;
     Ok(report)
+}
+
+/// Notes what was left out: a collection must not take what is below such a block for garbage.
+fn quarantine(transaction: &WriteTransaction, damaged: &[Placed]) -> Result<(), BlocksError> {
+    let mut quarantine = transaction.open_table(QUARANTINE)?;
+    let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
+    for (key, place) in damaged {
+        quarantine.insert(&**key, (&place.to_bytes(), now))?;
+    }
+    Ok(())
 }
 
 /// The file in which the new index is collected; it goes when this is dropped.

@@ -12,6 +12,7 @@ use redb::{ReadOnlyTable, ReadTransaction};
 use roaring::RoaringTreemap;
 
 use super::file::{BlockFile, INDEX, Newest, QUARANTINE, Quarantine, SEGMENTS};
+use super::gc::distinct;
 use super::pack::{self, Place, PlaceBytes};
 use super::scrub::{BlockVerifier, Scrub};
 use super::{BlocksError, Links};
@@ -173,7 +174,7 @@ impl DamageFinder {
         }
         match data.map_or_else(|| pack::read(&tables.segments, place), Ok) {
             Ok(data) => {
-                let children = (self.links)(cid, &data);
+                let children = distinct((self.links)(cid, &data));
                 Ok(Visit::Enter(Step { node: Some((cid.codec(), place.number())), children }))
             }
             Err(BlocksError::Damaged { .. }) => Ok(Visit::Damaged),

@@ -11,7 +11,7 @@ use redb::{
 };
 
 use super::disk::Disk;
-use super::guard::Guard;
+use super::guard::{Guard, Marks};
 use super::pack::{self, Place, PlaceBytes};
 use super::recent::{BUCKETS, RECENT, Recent};
 use super::space::{Space, SpaceLimits, SpaceState};
@@ -149,7 +149,7 @@ impl BlockFile {
             moved_end: AtomicU64::new(0),
         };
         file.with(|database| schema::prepare(database, name))?;
-        file.load_recent()?;
+        file.with(|database| file.load_recent(database))?;
         Ok(file)
     }
 
@@ -176,6 +176,21 @@ impl BlockFile {
         job: impl FnOnce(&Newest<'_>) -> Result<T, BlocksError>,
     ) -> Result<T, BlocksError> {
         self.with(|database| job(&Newest { database, recent: &self.recent }))
+    }
+
+    /// As [`BlockFile::write`], holding the marks of a collection from before the job until after the commit. Not longer:
+    /// who waits for the file to be opened again must not hold what its users wait for.
+    pub(super) fn write_with_marks<T>(
+        &self,
+        job: impl FnOnce(&WriteTransaction, &Marks) -> Result<T, BlocksError>,
+    ) -> Result<T, BlocksError> {
+        self.with(|database| {
+            let transaction = begin_write(database)?;
+            let marks = self.guard.marks();
+            let result = job(&transaction, &marks)?;
+            transaction.commit()?;
+            Ok(result)
+        })
     }
 
     /// As [`BlockFile::write`], but the transaction is undone, which costs nothing, when the job says `false`.
@@ -319,16 +334,17 @@ impl BlockFile {
 
     /// Closes the file and opens it again. Waits for readers, and they wait for this.
     pub(super) fn reopen(&self) {
-        self.slot.reopen();
-        if let Err(error) = self.load_recent() {
-            tracing::error!(%error, "the newest blocks can't be found until the file is opened again");
-        }
+        self.slot.reopen(|database| {
+            self.load_recent(database).map_err(|error| match error {
+                BlocksError::Storage(error) => error,
+                error => Arc::new(redb::Error::Corrupted(error.to_string())),
+            })
+        });
     }
 
     /// Reads the front of the index. The file decides: a commit that failed may be in it all the same.
-    fn load_recent(&self) -> Result<(), BlocksError> {
-        let load = |database: &Database| self.recent.lock().load(&database.begin_read()?.open_table(RECENT)?);
-        self.slot.with(load).map_err(BlocksError::OutOfService)?
+    fn load_recent(&self, database: &Database) -> Result<(), BlocksError> {
+        self.recent.lock().load(&database.begin_read()?.open_table(RECENT)?)
     }
 
     /// Does something with the open file. When an access fails, redb refuses all further ones until it is opened again.

@@ -171,13 +171,8 @@ impl BlockCollector {
     pub fn begin(&self) -> Result<Collection, BlocksError> {
         let file = Arc::clone(&self.file);
         file.guard.begin();
-        let segments_end = file.read(|transaction| {
-            let last = transaction.open_table(SEGMENT_SIZES)?.last()?.map(|(number, _)| number.value());
-            Ok(last.map_or(0, |last| last + 1))
-        })?;
-        // After the look at the segments: every block that is in one of those is in the index now.
-        file.settle()?;
-        Ok(Collection {
+        // From here on a failure ends the time in which marks are kept.
+        let mut collection = Collection {
             file,
             links: self.links,
             phase: GcPhase::Mark,
@@ -189,11 +184,25 @@ impl BlockCollector {
             swept_to: None,
             released_to: None,
             live: BTreeMap::new(),
-            segments_end,
+            segments_end: 0,
             moves: Moves::default(),
             report: GcReport::default(),
-        })
+        };
+        collection.segments_end = collection.file.read(|transaction| {
+            let last = transaction.open_table(SEGMENT_SIZES)?.last()?.map(|(number, _)| number.value());
+            Ok(last.map_or(0, |last| last + 1))
+        })?;
+        // After the look at the segments: every block that is in one of those is in the index now.
+        collection.file.settle()?;
+        Ok(collection)
     }
+}
+
+/// A node may name a block many thousand times.
+pub(super) fn distinct(mut cids: Vec<Cid>) -> Vec<Cid> {
+    cids.sort_unstable();
+    cids.dedup();
+    cids
 }
 
 impl Drop for Collection {
@@ -276,7 +285,7 @@ impl Collection {
                 }
                 // Links that aren't what the hash says would have the wrong blocks removed.
                 match pack::read(&segments, place) {
-                    Ok(data) if pack::matches(key, data.clone()) => pending.extend(links(cid, &data)),
+                    Ok(data) if pack::matches(key, data.clone()) => pending.extend(distinct(links(cid, &data))),
                     Ok(_) | Err(BlocksError::Damaged { .. }) => *damaged_nodes += 1,
                     Err(error) => return Err(error),
                 }
@@ -296,15 +305,13 @@ impl Collection {
 
     fn sweep(&mut self) -> Result<(), BlocksError> {
         let start = self.swept_to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut marks = None;
         let mut last = None;
         let mut live: Vec<Place> = Vec::new();
         let mut dead: Vec<(Vec<u8>, Place)> = Vec::new();
-        self.file.write(|transaction| {
+        // A fetch that marks a block meanwhile looks for it only after the commit.
+        self.file.write_with_marks(|transaction, marks| {
             let mut index = transaction.open_table(INDEX)?;
-            // Held until after the commit: a fetch that marks a block now looks for it only then.
-            let held = marks.insert(self.file.guard.marks());
-            let Some(marks) = held.as_ref() else { return Ok(()) };
+            let Some(marks) = marks else { return Ok(()) };
             for entry in index.range::<&[u8]>((start, Bound::Unbounded))?.take(SWEEP_ENTRIES) {
                 let (key, place) = entry?;
                 let place = Place::from_bytes(place.value());
@@ -320,7 +327,6 @@ impl Collection {
             }
             Ok(())
         })?;
-        drop(marks);
         for place in live {
             self.report.kept_blocks += 1;
             for (segment, bytes) in place.parts() {

@@ -42,6 +42,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use cid::Cid;
 use tokio::sync::watch;
 
 pub use compact::Compacted;
@@ -102,6 +103,14 @@ pub enum BlocksError {
     Damaged {
         /// The segment's number.
         segment: u64,
+    },
+    /// A block's bytes aren't what its hash says.
+    #[error(
+        "the block store is damaged: the bytes of {cid} aren't what its hash says; `pinnace verify --repair` has it fetched again"
+    )]
+    Corrupt {
+        /// The block.
+        cid: Cid,
     },
     /// Garbage can't be told from what is below damaged blocks.
     #[error(

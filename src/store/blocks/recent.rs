@@ -133,23 +133,22 @@ pub(super) struct Writing<'recent> {
 }
 
 impl Writing<'_> {
-    /// Takes the entries of the table, as at a start.
+    /// Takes the entries of the table in the place of all others, as at a start. Nothing changes when it fails.
     pub(super) fn load(&mut self, table: &impl ReadableTable<(u8, u64), &'static [u8]>) -> Result<(), BlocksError> {
-        for bucket in 0..BUCKETS {
-            *self.recent.bucket_mut(bucket) = Bucket::new();
-        }
-        let mut length = 0;
-        *self.next_piece = 0;
+        let mut buckets: Vec<Bucket> = (0..BUCKETS).map(|_| Bucket::new()).collect();
+        let mut next_piece = 0;
         for piece in table.iter()? {
             let (key, entries) = piece?;
-            *self.next_piece = (*self.next_piece).max(key.value().1 + 1);
+            next_piece = next_piece.max(key.value().1 + 1);
             for (digest, place) in self::entries(entries.value()) {
-                let bucket = &mut *self.recent.bucket_mut(bucket_of(&digest));
-                let is_new = bucket.insert(digest, place.to_bytes()).is_none();
-                length += usize::from(is_new);
+                buckets[bucket_of(&digest)].insert(digest, place.to_bytes());
             }
         }
-        self.recent.length.store(length, Ordering::Release);
+        *self.next_piece = next_piece;
+        self.recent.length.store(buckets.iter().map(Bucket::len).sum(), Ordering::Release);
+        for (number, bucket) in buckets.into_iter().enumerate() {
+            *self.recent.bucket_mut(number) = bucket;
+        }
         self.recent.epoch.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }

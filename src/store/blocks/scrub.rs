@@ -241,19 +241,21 @@ impl Scrub {
 
     /// Lists the next blocks; the answer is how many bytes of the index that read.
     fn list(&mut self, go_on: &dyn Fn() -> bool) -> Result<u64, BlocksError> {
-        self.end = self.end.max(self.file.moved_end.load(Ordering::Acquire));
         // The newest blocks are in the index from here on; those that come later are for the next pass.
         self.file.settle()?;
-        let (cursor, end) = (self.cursor, self.end);
-        let listing = self.file.read(|transaction| {
+        let (cursor, before) = (self.cursor, self.end);
+        let (listing, end) = self.file.read(|transaction| {
+            // After the transaction has begun: what was moved before it is in it.
+            let end = before.max(self.file.moved_end.load(Ordering::Acquire));
             let last = transaction.open_table(SEGMENT_SIZES)?.last()?.map(|(number, _)| number.value());
             // A place behind all segments isn't new but damaged.
             let is_wanted = |number| {
                 let segment = Place::from_number(number, 0).segment;
                 Some(number) > cursor && (segment < end || Some(segment) > last)
             };
-            placed::next_places(transaction, &is_wanted, LISTED_BLOCKS_MAX, go_on)
+            Ok((placed::next_places(transaction, &is_wanted, LISTED_BLOCKS_MAX, go_on)?, end))
         })?;
+        self.end = end;
         if go_on() {
             self.report.blocks_total = self.report.blocks + listing.blocks_wanted;
             self.report.bytes_total = self.report.bytes + listing.bytes_wanted;

@@ -19,6 +19,9 @@ const HIGH_WATER_PERCENT: u64 = 90;
 /// Below this multiple of `free_bytes_min`, garbage should be collected.
 const HIGH_WATER_FREE: u64 = 2;
 
+/// Room that has to be there before writing goes on after a shortage, in bytes; less for a store that may hold little.
+const RESUME_BYTES: u64 = 32 * 1024 * 1024;
+
 /// What the operator allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpaceLimits {
@@ -126,6 +129,9 @@ impl Space {
 
     fn state(&self, held: BlockStats, new_bytes: u64) -> SpaceState {
         let SpaceLimits { bytes_max, free_bytes_min } = self.limits;
+        // Once it is over, a little room isn't enough: what was refused would be tried in vain again and again.
+        let margin = if self.shortage().is_some() { RESUME_BYTES.min(bytes_max / 16) } else { 0 };
+        let new_bytes = new_bytes.max(margin);
         let held_bytes = held.segment_bytes;
         let mut state = SpaceState {
             shortage: None,
@@ -209,7 +215,8 @@ mod tests {
         }
         assert!(news.borrow_and_update().is_some());
         // A collection gave pages back to the file, not to the disk.
-        assert_eq!(space.look(held(20 * MIB), 2 * MIB).shortage, None);
+        assert!(space.look(held(30 * MIB), 0).shortage.is_some(), "a little isn't enough");
+        assert_eq!(space.look(held(2 * MIB), 2 * MIB).shortage, None);
         assert!(news.has_changed().unwrap());
     }
 

@@ -120,7 +120,7 @@ fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>) {
             batch.push(job);
         }
         if file.is_out_of_service() {
-            file.reopen();
+            file.reopen(|_| Ok(()));
         }
         let outcome = match file.with(|database| commit(database, &mut batch)) {
             Ok(outcome) => outcome,
@@ -130,7 +130,7 @@ fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>) {
             tracing::error!(%error, operations = batch.len(), "a commit of the records failed");
             if matches!(error, RecordsError::Storage(_)) {
                 // The next commit finds a file that works, if there is one to be had.
-                file.reopen();
+                file.reopen(|_| Ok(()));
             }
         }
         for job in batch {
