@@ -202,6 +202,13 @@ fn a_checked_copy_leaves_damaged_blocks_out() {
         file.read(|source| copy_blocks(source, &target, &copy, Check::Hashes, &mut |_| ControlFlow::Continue(())));
     database::finish(target, &copy).unwrap();
     assert_eq!(report.unwrap().damaged_blocks, 1);
+    // A collection must not take what is below it for garbage.
+    let copied = BlockFile::open(&copy, CACHE_BYTES, SpaceLimits::NONE).unwrap();
+    let is_known = |transaction: &redb::ReadTransaction| {
+        Ok(transaction.open_table(QUARANTINE)?.get(&*pack::key(damaged.cid()).unwrap())?.is_some())
+    };
+    assert!(copied.read(is_known).unwrap());
+    drop(copied);
     let whole: Vec<Block> = blocks.iter().filter(|block| *block != damaged).cloned().collect();
     assert_holds(&copy, &whole);
 

@@ -322,6 +322,40 @@ async fn a_disk_that_does_not_come_back_is_named_and_one_that_does_is_used() {
     assert_holds(&reader, &[block(1, 10)]);
 }
 
+/// A sweep that waited for the file to be opened again once held what those wait for who have the file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_whose_commit_fails_holds_nobody_up() {
+    let disk = FaultyDisk::new(BUFFER_BYTES);
+    let blocks: Vec<Block> = (0..50).map(|number| block(number, 1000)).collect();
+    disk.store.writer().put(blocks.clone()).await.unwrap();
+    let mut collection = disk.store.collector(|_, _| Vec::new()).begin().unwrap();
+    collection.seal_roots();
+    while collection.phase() != GcPhase::Sweep {
+        collection.step().unwrap();
+    }
+    disk.faults.full.store(true, Ordering::Release);
+    let stop = AtomicBool::new(false);
+    let reader = disk.store.reader();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                // It may fail while the file is opened again.
+                let _ = reader.snapshot();
+            }
+        });
+        for _ in 0..200 {
+            assert!(collection.step().is_err());
+        }
+        stop.store(true, Ordering::Release);
+    });
+    disk.faults.full.store(false, Ordering::Release);
+    // A file that couldn't be opened again is tried once more.
+    reader.look_for_space().unwrap();
+    assert_holds(&reader, &blocks);
+    while collection.step().unwrap() != GcPhase::Done {}
+    assert_eq!(collection.report().removed_blocks, 50);
+}
+
 #[tokio::test]
 async fn a_block_that_the_disk_refuses_to_read_leaves_the_others_readable() {
     let disk = FaultyDisk::new(BUFFER_BYTES);
