@@ -422,7 +422,7 @@ async fn answer(lookup: Option<&mut Lookup>) -> Result<Result<Vec<(Cid, Held)>, 
 }
 
 fn look_up(reader: &BlockReader, cids: &[Cid]) -> Result<Vec<(Cid, Held)>, BlocksError> {
-    let is_leaf = |cid: &Cid| matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
+    let is_leaf = |cid: &Cid| codec::is_leaf(cid.codec());
     let sizes = reader.hold_many(cids)?;
     let (mut nodes, mut bytes) = (Vec::new(), 0);
     for (cid, size) in cids.iter().zip(&sizes) {

@@ -24,6 +24,11 @@ pub mod codec {
 
     /// Every codec whose blocks can be walked.
     pub const SUPPORTED: [u64; 6] = [RAW, CBOR, DAG_PB, DAG_CBOR, DAG_JSON, JSON];
+
+    /// Whether blocks of this codec never have links.
+    pub fn is_leaf(codec: u64) -> bool {
+        matches!(codec, RAW | CBOR | JSON)
+    }
 }
 
 /// Why a CID can't be pinned.

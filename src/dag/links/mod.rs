@@ -76,7 +76,7 @@ struct Links {
 impl Links {
     fn scan(&mut self, codec: u64, data: &[u8]) -> Result<(), LinkError> {
         match codec {
-            codec::RAW | codec::CBOR | codec::JSON => Ok(()),
+            codec if codec::is_leaf(codec) => Ok(()),
             codec::DAG_PB => dag_pb::scan(data, self),
             codec::DAG_CBOR => dag_cbor::scan(data, self),
             codec::DAG_JSON => dag_json::scan(data, self),

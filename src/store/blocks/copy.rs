@@ -12,10 +12,9 @@ use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use jiff::Timestamp;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
-use super::file::{INDEX, QUARANTINE, SEGMENTS, prepare_copy};
+use super::file::{INDEX, QUARANTINE, SEGMENTS, prepare_copy, put_in_quarantine};
 use super::pack::{self, Place};
 use super::placed::{self, Placed};
 use super::{BlocksError, SEGMENT_BYTES};
@@ -125,7 +124,13 @@ pub(in crate::store) fn copy_blocks(
                 batch.iter_mut().map(|(placed, data)| (&*data, &mut placed.1)).collect();
             let transaction = target.begin_write()?;
             pack::write(&transaction, places)?;
-            quarantine(&transaction, &damaged)?;
+            {
+                // A collection must not take what is below a block that is left out for garbage.
+                let mut quarantine = transaction.open_table(QUARANTINE)?;
+                for (key, place) in &damaged {
+                    put_in_quarantine(&mut quarantine, key, *place)?;
+                }
+            }
             transaction.commit()?;
             report.damaged_blocks += damaged.len() as u64;
             report.blocks += batch.len() as u64;
@@ -139,16 +144,6 @@ pub(in crate::store) fn copy_blocks(
     }
     scratch.append_to(target)?;
     Ok(report)
-}
-
-/// Notes what was left out: a collection must not take what is below such a block for garbage.
-fn quarantine(transaction: &WriteTransaction, damaged: &[Placed]) -> Result<(), BlocksError> {
-    let mut quarantine = transaction.open_table(QUARANTINE)?;
-    let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
-    for (key, place) in damaged {
-        quarantine.insert(&**key, (&place.to_bytes(), now))?;
-    }
-    Ok(())
 }
 
 /// The file in which the new index is collected; it goes when this is dropped.

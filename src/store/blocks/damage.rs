@@ -161,7 +161,7 @@ impl DamageFinder {
         if self.damaged.contains(&*key) {
             return Ok(Visit::Damaged);
         }
-        if place.length == 0 || matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON) {
+        if place.length == 0 || codec::is_leaf(cid.codec()) {
             return Ok(Visit::Whole);
         }
         let known = &mut self.known[usize::from(is_pinned)];

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use jiff::Timestamp;
 use redb::{
     Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    TableDefinition, TableError, WriteTransaction,
+    Table, TableDefinition, TableError, WriteTransaction,
 };
 
 use super::disk::Disk;
@@ -64,19 +65,25 @@ pub(super) fn segment_bytes(meta: &impl ReadableTable<&'static str, u64>) -> Res
     Ok(meta.get(META_SEGMENT_BYTES)?.map_or(0, |bytes| bytes.value()))
 }
 
-/// Counts bytes of new segments.
-pub(super) fn add_segment_bytes(transaction: &WriteTransaction, bytes: u64) -> Result<(), BlocksError> {
+/// Counts bytes of segments that came or went.
+pub(super) fn change_segment_bytes(
+    transaction: &WriteTransaction,
+    change: impl FnOnce(u64) -> u64,
+) -> Result<(), BlocksError> {
     let mut meta = transaction.open_table(META)?;
     let before = segment_bytes(&meta)?;
-    meta.insert(META_SEGMENT_BYTES, before + bytes)?;
+    meta.insert(META_SEGMENT_BYTES, change(before))?;
     Ok(())
 }
 
-/// Counts bytes of segments that are gone.
-pub(super) fn subtract_segment_bytes(transaction: &WriteTransaction, bytes: u64) -> Result<(), BlocksError> {
-    let mut meta = transaction.open_table(META)?;
-    let before = segment_bytes(&meta)?;
-    meta.insert(META_SEGMENT_BYTES, before.saturating_sub(bytes))?;
+/// Notes in the table [`QUARANTINE`] a block that is damaged where it lies.
+pub(super) fn put_in_quarantine(
+    quarantine: &mut Table<'_, &'static [u8], (&'static PlaceBytes, u64)>,
+    key: &[u8],
+    place: Place,
+) -> Result<(), BlocksError> {
+    let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
+    quarantine.insert(key, (&place.to_bytes(), now))?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use redb::{ReadableTable, ReadableTableMetadata};
 use roaring::RoaringTreemap;
 
 use super::BlocksError;
-use super::file::{BlockFile, INDEX, QUARANTINE, SEGMENT_SIZES, SEGMENTS, raise_floor, subtract_segment_bytes};
+use super::file::{BlockFile, INDEX, QUARANTINE, SEGMENT_SIZES, SEGMENTS, change_segment_bytes, raise_floor};
 use super::pack::{self, Place};
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids::codec;
@@ -265,7 +265,7 @@ impl Collection {
                     continue;
                 }
                 let Some(key) = key else { continue };
-                let is_leaf = matches!(cid.codec(), codec::RAW | codec::CBOR | codec::JSON);
+                let is_leaf = codec::is_leaf(cid.codec());
                 let Some(place) = place else {
                     // Not here yet, or never: a fetch that brings it keeps what is below it. But what is below a block that
                     // was here and was damaged is here, and needed when it comes back.
@@ -533,7 +533,7 @@ impl Collection {
                     segments.remove(number)?;
                     bytes += sizes.remove(number)?.map_or(0, |size| u64::from(size.value()));
                 }
-                subtract_segment_bytes(transaction, bytes)?;
+                change_segment_bytes(transaction, |before| before.saturating_sub(bytes))?;
                 // Numbers only grow, even when the last segments go.
                 if let Some(last) = numbers.iter().max() {
                     raise_floor(transaction, last + 1)?;

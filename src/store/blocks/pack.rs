@@ -260,7 +260,7 @@ pub(super) fn write(transaction: &WriteTransaction, mut blocks: Vec<(&Bytes, &mu
         };
         end += data.len();
     }
-    file::add_segment_bytes(transaction, end as u64)?;
+    file::change_segment_bytes(transaction, |before| before + end as u64)?;
     let mut parts = blocks.iter().map(|(data, _)| data.as_ref());
     let mut rest: &[u8] = &[];
     let mut number = first;

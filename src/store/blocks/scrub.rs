@@ -14,7 +14,7 @@ use cid::Cid;
 use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
-use super::file::{BlockFile, INDEX, META, QUARANTINE, SEGMENT_SIZES, SEGMENTS};
+use super::file::{BlockFile, INDEX, META, QUARANTINE, SEGMENT_SIZES, SEGMENTS, put_in_quarantine};
 use super::pack::{self, Place};
 use super::placed::{self, Placed};
 use super::{BlocksError, Links};
@@ -338,7 +338,6 @@ impl Scrub {
                 let mut index = transaction.open_table(INDEX)?;
                 let mut quarantine = transaction.open_table(QUARANTINE)?;
                 let segments = transaction.open_table(SEGMENTS)?;
-                let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
                 for (key, place) in blocks {
                     let found = index.get(&**key)?.map(|found| Place::from_bytes(found.value()));
                     let Some(found) = found else { continue };
@@ -346,7 +345,7 @@ impl Scrub {
                         continue;
                     }
                     index.remove(&**key)?;
-                    quarantine.insert(&**key, (&found.to_bytes(), now))?;
+                    put_in_quarantine(&mut quarantine, key, found)?;
                     taken.push(key);
                 }
             }
