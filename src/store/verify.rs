@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::blocks::{BlockVerifier, BlocksError, Scrub, ScrubRecord, ScrubReport, ScrubStep};
 use super::records::{Records, RecordsError};
@@ -177,12 +178,14 @@ struct Shared {
     running: Option<VerifyRequest>,
     stopping: bool,
     state: watch::Sender<Option<VerifyState>>,
+    /// The thread of the last pass. It holds the stores open for a moment longer than `state` says.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Verifier {
     /// Nothing is verified until it is asked for.
     pub fn new(blocks: BlockVerifier, records: Arc<Records>, fetches: Arc<dyn Fetches>) -> Arc<Self> {
-        let shared = Shared { running: None, stopping: false, state: watch::Sender::new(None) };
+        let shared = Shared { running: None, stopping: false, state: watch::Sender::new(None), thread: None };
         Arc::new(Self { blocks, records, fetches, shared: Mutex::new(shared), changed: Condvar::new() })
     }
 
@@ -212,9 +215,8 @@ impl Verifier {
         shared.running = Some(request);
         let report = VerifyReport { repairs: request.repair, ..VerifyReport::default() };
         shared.state.send_replace(Some(VerifyState::Running(VerifyPhase::Blocks, report)));
-        drop(shared);
         let verifier = Arc::clone(self);
-        tokio::task::spawn_blocking(move || verifier.run(request));
+        shared.thread = Some(tokio::task::spawn_blocking(move || verifier.run(request)));
         receiver
     }
 
@@ -246,14 +248,16 @@ impl Verifier {
 
     /// Lets a running pass end at its next step, waits for that, and begins no other. The next process can go on there.
     pub async fn stop(&self) {
-        let mut state = {
+        let thread = {
             let mut shared = self.lock();
             shared.stopping = true;
             self.changed.notify_all();
-            shared.state.subscribe()
+            shared.thread.take()
         };
-        // The sender lives as long as this does.
-        let _ = state.wait_for(|state| !matches!(state, Some(VerifyState::Running(..)))).await;
+        if let Some(thread) = thread {
+            // A panic is caught and told where it happens.
+            let _ = thread.await;
+        }
     }
 
     fn run(&self, request: VerifyRequest) {
