@@ -287,13 +287,6 @@ fn check_target(source: &Source, file: &Path, force: bool) -> Result<(), BackupE
     }
 }
 
-/// The file until it is whole.
-fn temporary_path(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
-}
-
 fn write(
     source: &Source,
     file: &Path,
@@ -301,7 +294,7 @@ fn write(
     observe: &mut dyn FnMut(BackupProgress) -> ControlFlow<()>,
 ) -> Result<BackupReport, BackupError> {
     let snapshots = snapshots(source)?;
-    let new = temporary_path(file);
+    let new = database::temporary_path(file);
     let written = write_new(source, snapshots, &new, observe).and_then(|report| {
         // Someone may have made it meanwhile.
         if !force && file.try_exists().map_err(failed("look at", file))? {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,14 @@ pub(super) fn begin_write(database: &Database) -> Result<WriteTransaction, redb:
     transaction.set_quick_repair(true);
     transaction.set_durability(Durability::Immediate)?;
     Ok(transaction)
+}
+
+/// The name of a file that is to take the place of the one at `path`, until it is whole. A killed process leaves it behind
+/// for the next one to replace.
+pub(super) fn temporary_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
 
 enum MakeError {

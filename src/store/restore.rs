@@ -147,7 +147,7 @@ fn restore_all(
     let cache_bytes = usize::try_from(options.blocks_cache.as_u64()).unwrap_or(usize::MAX);
     let blocks = BlockStore::open(&blocks_path, cache_bytes, CACHE_BYTES)?;
     let requeued_pins = requeue_broken(&records, blocks.verifier(links).finder())?;
-    let counts = records.count_pins()?;
+    let pins = records.count_pins()?.total();
     records.close();
     drop(records);
     blocks.close();
@@ -159,7 +159,6 @@ fn restore_all(
         database::rename(&temporary, &path).map_err(failed("write", &path))?;
     }
     data.end_restore()?;
-    let pins = counts.unfinished + counts.failed + counts.pinned;
     Ok(RestoreReport { made: backup.header.made, copied, pins, requeued_pins })
 }
 
@@ -175,9 +174,7 @@ fn refuse_what_is_in_use(data: &DataDir, options: &Options) -> Result<(), Restor
         return Ok(());
     }
     let records = Records::open(&path, cache_bytes(options))?;
-    let counts = records.count_pins()?;
-    let has_pins = counts.unfinished + counts.failed + counts.pinned > 0;
-    let is_used = has_pins || records.has_users()?;
+    let is_used = records.count_pins()?.total() > 0 || records.has_users()?;
     records.close();
     if is_used { Err(RestoreError::NotEmpty { path: data.path().to_owned() }) } else { Ok(()) }
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::BlocksError;
@@ -32,19 +32,12 @@ pub struct Compacted {
     pub block_bytes: u64,
 }
 
-/// The new file until it is whole; a killed compaction leaves it behind for the next one.
-pub(in crate::store) fn temporary_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
-}
-
 /// Compacts the file at `path`, which nobody has open. `observe` is told how far it is, and what it is to become.
 pub(in crate::store) fn compact(
     path: &Path,
     observe: &mut dyn FnMut(CopyReport, CopyReport),
 ) -> Result<Compacted, BlocksError> {
-    let new = temporary_path(path);
+    let new = database::temporary_path(path);
     let outcome = write_new(path, &new, observe);
     if outcome.is_err() {
         // The error says more than one of a file that can't be removed; the next compaction removes it.

@@ -146,7 +146,7 @@ fn what_a_killed_compaction_left_is_removed_and_the_new_file_is_private() {
     let path = directory.path().join("blocks.redb");
     let blocks = mixed();
     filled(&path, &blocks);
-    fs::write(compact::temporary_path(&path), "half of a file").unwrap();
+    fs::write(database::temporary_path(&path), "half of a file").unwrap();
     assert_holds(&path, &blocks);
     compacted(&path).unwrap();
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -172,7 +172,7 @@ fn an_unreadable_block_ends_a_compaction_and_nothing_is_changed() {
     drop(file);
     let refused = compacted(&path).unwrap_err();
     assert!(matches!(refused, BlocksError::NotCompacted { damaged_blocks: 1.. }), "{refused}");
-    assert!(!compact::temporary_path(&path).exists());
+    assert!(!database::temporary_path(&path).exists());
     let read = BlockFile::open(&path, CACHE_BYTES, SpaceLimits::NONE).unwrap().read(measure).unwrap();
     assert_eq!(read.blocks, mixed().len() as u64);
 }

@@ -64,6 +64,13 @@ pub struct PinCounts {
     pub pinned: u64,
 }
 
+impl PinCounts {
+    /// In any state.
+    pub fn total(&self) -> u64 {
+        self.unfinished + self.failed + self.pinned
+    }
+}
+
 /// Which pins of all accounts are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PinSet {
