@@ -212,6 +212,10 @@ impl Verifier {
             self.changed.notify_all();
             return receiver;
         }
+        if shared.stopping {
+            shared.state.send_replace(Some(VerifyState::Ended(Err(VerifyError::Stopped))));
+            return receiver;
+        }
         shared.running = Some(request);
         let report = VerifyReport { repairs: request.repair, ..VerifyReport::default() };
         shared.state.send_replace(Some(VerifyState::Running(VerifyPhase::Blocks, report)));
