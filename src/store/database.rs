@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, Durability, StorageError, WriteTransaction};
 
+use super::disk::Disk;
+
 /// How long opening again waits for readers of the failed file to finish.
 const REOPEN_MAX: Duration = Duration::from_secs(1);
 
@@ -19,7 +21,7 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(10);
 /// Opens the file, or makes it, as [`prepare`] says.
 pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
     prepare(path)?;
-    Builder::new().set_cache_size(cache_bytes).open(path)
+    Builder::new().set_cache_size(cache_bytes).create_with_backend(Disk::open(path)?)
 }
 
 /// Makes the file if it isn't there. A file that is being made has another name until it is whole, so that a process killed

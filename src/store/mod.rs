@@ -4,6 +4,7 @@ pub mod backup;
 pub mod blocks;
 mod database;
 pub mod datadir;
+mod disk;
 pub mod gc;
 pub mod options;
 pub mod records;

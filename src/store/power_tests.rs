@@ -1,8 +1,8 @@
 //! What a pulled plug leaves behind, on a disk that is as bad as disks may be: what wasn't synced is lost or there, sector by
 //! sector, in any order, and accesses fail now and then.
 //!
-//! Both files lie on simulated disks that share one clock, so the order between the two is tested as well: blocks are
-//! durable before the record that says so.
+//! Both files and their journals lie on simulated disks that share one clock, so the order between them is tested as well:
+//! blocks are durable before the record that says so.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +13,8 @@ use bytes::Bytes;
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 
 use super::blocks::{BlockStore, BlocksError};
+use super::database::Opener;
+use super::disk::{self, JournalFile};
 use super::records::{NewPin, PinSet, Records};
 use crate::model::cids::codec;
 use crate::model::{Block, PinState, UserId};
@@ -89,15 +91,20 @@ impl Disk {
     }
 }
 
-/// Both files after a crash, and what had been acknowledged before it.
+/// The disks: each file, and its journal behind it.
+const DISKS: usize = 4;
+const BLOCKS: usize = 0;
+const RECORDS: usize = 2;
+
+/// All files after a crash, and what had been acknowledged before it.
 struct Crash {
     number: u64,
-    images: [Vec<u8>; 2],
+    images: [Vec<u8>; DISKS],
     acknowledged_pins: u64,
 }
 
 struct World {
-    disks: [Disk; 2],
+    disks: [Disk; DISKS],
     random: Random,
     crashes: u64,
     /// Bounded: the run waits for the checks.
@@ -122,7 +129,7 @@ impl Shared {
         if world.random.one_in(WRITES_PER_CRASH) {
             world.crashes += 1;
             let acknowledged_pins = self.acknowledged_pins.load(Ordering::Acquire);
-            let images = [0, 1].map(|disk| world.disks[disk].crashed(&mut world.random));
+            let images = std::array::from_fn(|disk| world.disks[disk].crashed(&mut world.random));
             let _ = world.send.send(Crash { number: world.crashes, images, acknowledged_pins });
         }
         if self.is_failing.load(Ordering::Acquire) && world.random.one_in(150) {
@@ -132,9 +139,27 @@ impl Shared {
     }
 }
 
+#[derive(Clone)]
 struct Backend {
     shared: Arc<Shared>,
     disk: usize,
+}
+
+/// A file that is there from the start; an empty one counts as missing.
+#[derive(Debug)]
+struct Journal<B>(B);
+
+impl<B: StorageBackend + Clone> JournalFile for Journal<B> {
+    fn open(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
+        Ok(if self.0.len()? == 0 { None } else { Some(Box::new(self.0.clone())) })
+    }
+
+    fn make(&self, length: usize) -> io::Result<Box<dyn StorageBackend>> {
+        self.0.set_len(length as u64)?;
+        self.0.write(0, &vec![0; length])?;
+        self.0.sync_data()?;
+        Ok(Box::new(self.0.clone()))
+    }
 }
 
 impl std::fmt::Debug for Backend {
@@ -198,18 +223,23 @@ impl StorageBackend for Backend {
     }
 }
 
-fn database(backend: impl StorageBackend) -> Result<Database, DatabaseError> {
+fn database<B: StorageBackend + Clone>([file, journal]: [B; 2]) -> Result<Database, DatabaseError> {
+    let disk = disk::Disk::new(Box::new(file), Box::new(Journal(journal)));
+    let disk = disk.map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     // Opening must not need a walk over the file: redb would ask here before it began one.
-    Builder::new().set_cache_size(1 << 20).set_repair_callback(redb::RepairSession::abort).create_with_backend(backend)
+    Builder::new().set_cache_size(1 << 20).set_repair_callback(redb::RepairSession::abort).create_with_backend(disk)
 }
 
-/// Stores that can be opened again and again on what `backends` gives.
-fn open<B: StorageBackend>(
-    blocks: impl Fn() -> B + Send + Sync + 'static,
-    records: impl Fn() -> B + Send + Sync + 'static,
+/// Stores that can be opened again and again on what `disk` gives.
+fn open<B: StorageBackend + Clone>(
+    disk: impl Fn(usize) -> B + Clone + Send + Sync + 'static,
 ) -> Result<(BlockStore, Records), String> {
-    let blocks = BlockStore::open_backend(Box::new(move || database(blocks()))).map_err(|error| error.to_string())?;
-    let records = Records::open_with("records", Box::new(move || database(records())));
+    let opener = |first: usize| -> Opener {
+        let disk = disk.clone();
+        Box::new(move || database([disk(first), disk(first + 1)]))
+    };
+    let blocks = BlockStore::open_backend(opener(BLOCKS)).map_err(|error| error.to_string())?;
+    let records = Records::open_with("records", opener(RECORDS));
     Ok((blocks, records.map_err(|error| error.to_string())?))
 }
 
@@ -241,11 +271,9 @@ fn new_pin(number: u64, root: &Block) -> NewPin {
 /// Opens what a crash left and looks whether it keeps the promises.
 fn check(crash: Crash, seed: u64) {
     let Crash { number, images, acknowledged_pins } = crash;
-    let [blocks, records] = images.map(|image| {
-        let memory = Arc::new(Mutex::new(image));
-        move || Image(Arc::clone(&memory))
-    });
-    let (blocks, records) = open(blocks, records).unwrap_or_else(|error| panic!("crash {number}: {error}"));
+    let images = images.map(|image| Image(Arc::new(Mutex::new(image))));
+    let opened = open(move |disk| images[disk].clone());
+    let (blocks, records) = opened.unwrap_or_else(|error| panic!("crash {number}: {error}"));
     let reader = blocks.reader();
     let mut pinned = std::collections::BTreeSet::new();
     let visit = |record: crate::model::PinRecord| {
@@ -272,7 +300,7 @@ fn check(crash: Crash, seed: u64) {
 }
 
 /// A file in memory that never fails.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Image(Arc<Mutex<Vec<u8>>>);
 
 impl StorageBackend for Image {
@@ -343,18 +371,15 @@ fn run(is_failing: bool) {
         let mut count = 0;
         for crash in crashes {
             // A file that is being made has another name until it is whole (`store::database`), so it is never opened.
-            if crash.images.iter().all(|image| !image.is_empty()) && crash.acknowledged_pins > 0 {
+            if [BLOCKS, RECORDS].iter().all(|file| !crash.images[*file].is_empty()) && crash.acknowledged_pins > 0 {
                 check(crash, seed);
                 count += 1;
             }
         }
         count
     });
-    let disk = |disk| {
-        let shared = Arc::clone(&shared);
-        move || Backend { shared: Arc::clone(&shared), disk }
-    };
-    let (blocks, records) = open(disk(0), disk(1)).unwrap();
+    let disks = Arc::clone(&shared);
+    let (blocks, records) = open(move |disk| Backend { shared: Arc::clone(&disks), disk }).unwrap();
     shared.is_failing.store(is_failing, Ordering::Release);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(pin_all(&blocks, &records, &shared, seed));

@@ -15,7 +15,7 @@ use super::blocks::{BlockStore, BlocksError, Check, CopyReport, DamageFinder, Li
 use super::datadir::{DataDir, DataDirError};
 use super::records::{CopyInError, PinSet, Records, RecordsError, copy_in};
 use super::room::{self, NoRoom, RoomError};
-use super::{Options, database};
+use super::{Options, database, disk};
 use crate::model::PinId;
 
 /// Pins that are queued again in one transaction.
@@ -157,6 +157,7 @@ fn restore_all(
     }
     for (temporary, path) in [(records_path, data.records_path()), (blocks_path, data.blocks_path())] {
         database::rename(&temporary, &path).map_err(failed("write", &path))?;
+        disk::remove_journal(&temporary).map_err(failed("remove the journal of", &temporary))?;
     }
     data.end_restore()?;
     Ok(RestoreReport { made: backup.header.made, copied, pins, requeued_pins })

@@ -11,7 +11,6 @@ use redb::{
     Table, TableDefinition, TableError, WriteTransaction,
 };
 
-use super::disk::Disk;
 use super::guard::{Guard, Marks};
 use super::pack::{self, Place, PlaceBytes};
 use super::recent::{BUCKETS, RECENT, Recent};
@@ -19,6 +18,7 @@ use super::space::{Space, SpaceLimits, SpaceState};
 use super::{BlockStats, BlocksError, schema, scrub};
 use crate::model::Block;
 use crate::store::database::{self, Opener, Slot, begin_write};
+use crate::store::disk;
 
 /// Packed bytes of blocks, by segment number.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
@@ -135,11 +135,7 @@ pub(super) struct BlockFile {
 impl BlockFile {
     pub(super) fn open(path: &Path, cache_bytes: usize, limits: SpaceLimits) -> Result<Self, BlocksError> {
         let file_path = path.to_owned();
-        let opener = move || {
-            database::prepare(&file_path)?;
-            Database::builder().set_cache_size(cache_bytes).create_with_backend(Disk::open(&file_path)?)
-        };
-        Self::open_with(path, limits, Box::new(opener))
+        Self::open_with(path, limits, Box::new(move || database::open(&file_path, cache_bytes)))
     }
 
     /// Opens whatever `opener` gives; `path` is for messages, and for a look at the disk.
@@ -195,7 +191,7 @@ impl BlockFile {
             let transaction = begin_write(database)?;
             let marks = self.guard.marks();
             let result = job(&transaction, &marks)?;
-            transaction.commit()?;
+            disk::commit(transaction)?;
             Ok(result)
         })
     }
@@ -207,7 +203,7 @@ impl BlockFile {
     ) -> Result<(), BlocksError> {
         self.with(|database| {
             let transaction = begin_write(database)?;
-            if job(&transaction)? { Ok(transaction.commit()?) } else { Ok(transaction.abort()?) }
+            if job(&transaction)? { Ok(disk::commit(transaction)?) } else { Ok(transaction.abort()?) }
         })
     }
 
@@ -237,7 +233,7 @@ impl BlockFile {
         self.with(|database| {
             let transaction = begin_write(database)?;
             let result = job(&transaction)?;
-            transaction.commit()?;
+            disk::commit(transaction)?;
             Ok(result)
         })
     }
@@ -278,7 +274,7 @@ impl BlockFile {
                 return Ok(transaction.abort()?);
             }
             writing.add(&transaction, appended.entries)?;
-            transaction.commit()?;
+            disk::commit(transaction)?;
             writing.committed();
             Ok(())
         })
@@ -325,7 +321,7 @@ impl BlockFile {
                 }
             }
             if merged > 0 {
-                transaction.commit()?;
+                disk::commit(transaction)?;
                 writing.committed();
             } else {
                 transaction.abort()?;

@@ -12,7 +12,6 @@
 mod compact;
 mod copy;
 mod damage;
-mod disk;
 mod file;
 mod gc;
 mod guard;

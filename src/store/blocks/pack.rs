@@ -7,7 +7,6 @@ use cid::Cid;
 use cid::multihash::Multihash;
 use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
-use super::disk;
 use super::file::{self, INDEX, QUARANTINE, SEGMENT_SIZES, SEGMENTS};
 use super::recent::{Digest, Entry, Recent};
 use super::{BlocksError, SEGMENT_BYTES};
@@ -15,6 +14,7 @@ use crate::model::Block;
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids::codec;
 use crate::model::limits::BLOCK_BYTES_MAX;
+use crate::store::disk;
 
 /// The multihash code of SHA2-256, of which nearly all blocks are.
 const SHA2_256: u64 = 0x12;

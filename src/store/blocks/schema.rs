@@ -6,6 +6,7 @@ use super::file::{INDEX, META, META_SCHEMA, META_SEGMENT_BYTES, QUARANTINE, SEGM
 use super::recent::RECENT;
 use super::{BlocksError, SCHEMA_VERSION};
 use crate::store::database::begin_write;
+use crate::store::disk;
 
 /// Makes the tables of a new file, upgrades an older one, and refuses one that a newer program wrote.
 ///
@@ -26,7 +27,7 @@ pub(super) fn prepare(database: &Database, name: &str) -> Result<(), BlocksError
         None => make_tables(&transaction)?,
     }
     transaction.open_table(META)?.insert(META_SCHEMA, SCHEMA_VERSION)?;
-    Ok(transaction.commit()?)
+    Ok(disk::commit(transaction)?)
 }
 
 /// Makes the tables that aren't there.

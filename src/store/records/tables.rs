@@ -6,6 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{RecordsError, SCHEMA_VERSION, usage};
 use crate::model::{PinRecord, PinState};
 use crate::store::database::begin_write;
+use crate::store::disk;
 
 /// Values of the whole installation, by name.
 pub(super) const META: TableDefinition<'static, &'static str, &'static [u8]> = TableDefinition::new("meta");
@@ -129,5 +130,5 @@ pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsErro
         None => each_table(&mut Make(&transaction))?,
     }
     transaction.open_table(META)?.insert(SCHEMA_KEY, encode("meta", &SCHEMA_VERSION)?.as_slice())?;
-    Ok(transaction.commit()?)
+    Ok(disk::commit(transaction)?)
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::RecordsError;
 use crate::model::limits::RECORD_WRITES_QUEUED_MAX;
 use crate::store::database::{Slot, begin_write};
+use crate::store::disk;
 
 /// A write transaction as the operations of this module see it.
 pub struct Change<'transaction>(&'transaction WriteTransaction);
@@ -146,6 +147,6 @@ fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), Records
     for job in batch {
         job.run(&change)?;
     }
-    transaction.commit()?;
+    disk::commit(transaction)?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
 
-use super::SEGMENT_BYTES;
+use crate::store::blocks::SEGMENT_BYTES;
 
 thread_local! {
     /// Bytes that this thread is about to read from one segment on; 0 when that is all.
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 /// Runs a job that reads `segments` segments one after the other, all of which are likely to lie side by side.
-pub(super) fn read_ahead<T>(segments: u64, job: impl FnOnce() -> T) -> T {
+pub(in crate::store) fn read_ahead<T>(segments: u64, job: impl FnOnce() -> T) -> T {
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
@@ -35,14 +35,14 @@ pub(super) fn read_ahead<T>(segments: u64, job: impl FnOnce() -> T) -> T {
 
 /// A file on the disk.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(super) struct DiskFile {
     backend: FileBackend,
     /// The same file, for what redb's backend doesn't offer.
     #[cfg(target_os = "linux")]
     file: File,
 }
 
-impl Disk {
+impl DiskFile {
     /// Opens the file at `path`, which must be there. An empty one is refused: redb would take it for a new file, and what
     /// was in it must not go unnoticed.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
@@ -73,7 +73,7 @@ impl Disk {
     fn begin_reading(&self, _offset: u64, _length: usize) {}
 }
 
-impl StorageBackend for Disk {
+impl StorageBackend for DiskFile {
     fn len(&self) -> Result<u64, io::Error> {
         self.backend.len()
     }
