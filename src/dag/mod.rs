@@ -6,6 +6,8 @@
 pub mod links;
 pub mod path;
 pub mod selection;
+#[cfg(test)]
+pub(crate) mod shapes;
 pub mod target;
 pub mod unixfs;
 pub mod walk;
