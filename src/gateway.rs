@@ -198,6 +198,7 @@ impl Gateway {
             selection: Selection::new(&blocks, &end, scope, repeats)?,
             walks: Arc::clone(&self.walks),
             memory: None,
+            failure: None,
         })
     }
 
@@ -271,23 +272,43 @@ pub struct Car {
     walks: Arc<Semaphore>,
     /// What of the memory for all walks this one has taken.
     memory: Option<OwnedSemaphorePermit>,
+    /// What comes after the last piece.
+    failure: Option<GatewayError>,
 }
 
 impl Car {
-    /// The next bytes; none at the end. Blocks on the disk.
+    /// The next bytes; none at the end. Blocks on the disk. What comes before an error is told first, as it is sound.
     fn next_piece(&mut self) -> Result<Option<Bytes>, GatewayError> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         let mut piece = BytesMut::from(std::mem::take(&mut self.start));
         while piece.len() < GATEWAY_PIECE_BYTES {
-            let Some(wanted) = self.selection.next() else { break };
+            match self.next_section() {
+                Ok(Some(section)) => piece.extend_from_slice(&section),
+                Ok(None) => break,
+                Err(error) if piece.is_empty() => return Err(error),
+                Err(error) => {
+                    self.failure = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok((!piece.is_empty()).then(|| piece.freeze()))
+    }
+
+    /// The next block with its CID.
+    fn next_section(&mut self) -> Result<Option<Vec<u8>>, GatewayError> {
+        while let Some(wanted) = self.selection.next() {
             let missing = GatewayError::Missing { missing: wanted.cid };
             let data = self.reader.get(&wanted.cid)?.ok_or(missing)?;
             self.selection.add_block(&data)?;
             self.claim_memory()?;
             if wanted.is_told {
-                piece.extend_from_slice(&car::section(&wanted.cid, &data));
+                return Ok(Some(car::section(&wanted.cid, &data)));
             }
         }
-        Ok((!piece.is_empty()).then(|| piece.freeze()))
+        Ok(None)
     }
 
     /// Sees that what the walk remembers is within the bounds.
