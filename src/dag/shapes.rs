@@ -9,6 +9,9 @@ use multihash_codetable::{Code, MultihashDigest};
 
 use crate::model::cids::codec;
 
+/// The hash of a name, the name, and what it stands for.
+type Hashed<'a> = ([u8; 8], &'a str, Cid);
+
 /// Blocks that were made.
 #[derive(Debug, Default)]
 pub(crate) struct Shapes {
@@ -51,8 +54,8 @@ impl Shapes {
         self.shard(&hashed.collect::<Vec<_>>(), 0)
     }
 
-    fn shard(&mut self, entries: &[([u8; 8], &str, Cid)], level: usize) -> Cid {
-        let mut slots: BTreeMap<u8, Vec<([u8; 8], &str, Cid)>> = BTreeMap::new();
+    fn shard(&mut self, entries: &[Hashed<'_>], level: usize) -> Cid {
+        let mut slots = BTreeMap::<u8, Vec<Hashed<'_>>>::new();
         for entry in entries {
             slots.entry(entry.0[level]).or_default().push(*entry);
         }

@@ -79,8 +79,12 @@ impl Unixfs {
                 }
                 (HASH_TYPE, WIRE_VARINT) => read.hash_type = Some(fields.varint().ok()?),
                 (FANOUT, WIRE_VARINT) => read.fanout = Some(fields.varint().ok()?),
-                (_, WIRE_VARINT) => drop(fields.varint().ok()?),
-                (_, WIRE_BYTES) => drop(fields.bytes().ok()?),
+                (_, WIRE_VARINT) => {
+                    fields.varint().ok()?;
+                }
+                (_, WIRE_BYTES) => {
+                    fields.bytes().ok()?;
+                }
                 (_, WIRE_64_BITS) => fields.skip(8).ok()?,
                 (_, WIRE_32_BITS) => fields.skip(4).ok()?,
                 _ => return None,

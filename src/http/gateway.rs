@@ -124,7 +124,7 @@ async fn raw(
     let wanted = if answer.allows_range(headers) { range::read(headers, length) } else { range::Wanted::All };
     let block = match wanted {
         range::Wanted::All => block,
-        range::Wanted::Nothing => return Ok(answer.unsatisfiable(length)),
+        range::Wanted::Nothing => return Ok(Answer::unsatisfiable(length)),
         range::Wanted::Part { first, last } => {
             let place = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
             let part = block.slice(place(first)..=place(last));

@@ -49,7 +49,7 @@ pub const NODE_DEPTH_MAX: usize = 1024;
 pub const LINKS_PER_BLOCK_MAX: usize = 128 * 1024;
 
 /// Blocks that a path may lead through: a deep directory with sharded directories all the way stays far below.
-pub const PATH_BLOCKS_MAX: usize = 4096;
+pub const PATH_BLOCKS_MAX: usize = 1024;
 
 /// Nodes of a file that a byte range may cut through: it cuts at most two on each level of a sound file.
 pub const PARTIAL_NODES_MAX: usize = 4096;

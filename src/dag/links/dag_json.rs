@@ -33,7 +33,7 @@ pub(super) fn look_up(data: &[u8], path: &[Vec<u8>]) -> Result<Found, LinkError>
     let mut used = 0;
     loop {
         reader.skip_whitespace();
-        if let Some(text) = reader.link()? {
+        if let Some(text) = reader.link() {
             return Ok(Found::Link { target: Target::read_whole(&decode_text(&text)?)?, used });
         }
         let Some(wanted) = path.get(used) else { return Ok(Found::Value) };
@@ -122,14 +122,14 @@ impl<'a> Reader<'a> {
     }
 
     /// The text of the link that stands here, if one does: the reader moves on behind it, or stays.
-    fn link(&mut self) -> Result<Option<String>, LinkError> {
+    fn link(&mut self) -> Option<String> {
         let start = self.at;
-        let text = self.link_text();
-        if !matches!(text, Ok(Some(_))) {
+        // What is no link may still be a value; what is neither is an error when it is read as one.
+        let text = self.link_text().unwrap_or_default();
+        if text.is_none() {
             self.at = start;
         }
-        // What is no link may still be a value, and is told to be none when it is read as one.
-        Ok(text.unwrap_or_default())
+        text
     }
 
     fn link_text(&mut self) -> Result<Option<String>, LinkError> {

@@ -114,8 +114,8 @@ impl Answer {
         self.with(Body::empty())
     }
 
-    /// None of the bytes that are asked for are there.
-    pub(super) fn unsatisfiable(self, length: u64) -> Response {
+    /// The block has none of the bytes that are asked for.
+    pub(super) fn unsatisfiable(length: u64) -> Response {
         let details = format!("the block has {length} bytes, and none of those that \"Range\" asks for");
         let mut response = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, details).into_response();
         set(response.headers_mut(), CONTENT_RANGE, &format!("bytes */{length}"));
@@ -144,8 +144,8 @@ fn path_text(parts: &[Vec<u8>]) -> String {
     let Some(function) = HashFunction::of(SHA2_256).filter(|_| !parts.is_empty()) else { return String::new() };
     // No part has a slash that isn't meant: what can be named has none.
     let digest = function.digest(&parts.join(&b'/'));
-    let hex = digest.digest().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
-    format!(".{hex}")
+    let start = digest.digest().iter().take(8).fold(0_u64, |start, byte| start << 8 | u64::from(*byte));
+    format!(".{start:016x}")
 }
 
 /// Always to be saved, never to be shown: a block can hold anything (RFC 6266, RFC 8187).

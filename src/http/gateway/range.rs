@@ -19,22 +19,31 @@ pub(super) fn read(headers: &HeaderMap, length: u64) -> Wanted {
     let Some(range) = headers.get(RANGE).and_then(|value| value.to_str().ok()) else { return Wanted::All };
     let Some(range) = range.trim().strip_prefix("bytes=") else { return Wanted::All };
     let Some((first, last)) = range.trim().split_once('-') else { return Wanted::All };
-    let (first, last) = (number(first), number(last));
-    let (first, last) = match (first, last) {
-        (Some(Some(first)), Some(Some(last))) if first <= last => (first, last),
-        (Some(Some(first)), Some(None)) => (first, u64::MAX),
-        (Some(None), Some(Some(0))) => return Wanted::Nothing,
-        (Some(None), Some(Some(count))) => (length.saturating_sub(count), u64::MAX),
+    let (first, last) = match (Place::read(first), Place::read(last)) {
+        (Place::Number(first), Place::Number(last)) if first <= last => (first, last),
+        (Place::Number(first), Place::Open) => (first, u64::MAX),
+        (Place::Open, Place::Number(0)) => return Wanted::Nothing,
+        (Place::Open, Place::Number(count)) => (length.saturating_sub(count), u64::MAX),
         _ => return Wanted::All,
     };
     if first >= length { Wanted::Nothing } else { Wanted::Part { first, last: last.min(length - 1) } }
 }
 
-/// A number, or `Some(None)` where there is none; `None` for anything else, such as the next of several ranges.
-fn number(text: &str) -> Option<Option<u64>> {
-    let text = text.trim();
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
+/// One side of a range.
+enum Place {
+    Number(u64),
+    /// Nothing is there.
+    Open,
+    /// Anything else, such as the next of several ranges.
+    Unknown,
+}
+
+impl Place {
+    fn read(text: &str) -> Self {
+        match text.trim() {
+            "" => Self::Open,
+            text if text.bytes().all(|byte| byte.is_ascii_digit()) => Self::Number(text.parse().unwrap_or(u64::MAX)),
+            _ => Self::Unknown,
+        }
     }
-    Some(if text.is_empty() { None } else { Some(text.parse().unwrap_or(u64::MAX)) })
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::Query;
 use axum::http::header::{ACCEPT, CACHE_CONTROL};
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, HeaderValue, Uri};
 use cid::Cid;
 
 use super::accept::{self, CarParameters, Taken};
@@ -60,7 +60,7 @@ impl Asked {
         if headers.get("service-worker").is_some_and(|value| value == "script") {
             return Err(Refusal::bad_request("no service worker can be registered here"));
         }
-        let accept_bytes = headers.get_all(ACCEPT).iter().map(|value| value.len()).sum::<usize>();
+        let accept_bytes = headers.get_all(ACCEPT).iter().map(HeaderValue::len).sum::<usize>();
         if accept_bytes.max(uri.query().map_or(0, str::len)) > GATEWAY_QUERY_BYTES_MAX {
             return Err(Refusal::bad_request(format!(
                 "the query or the \"Accept\" header is longer than {GATEWAY_QUERY_BYTES_MAX} bytes"
