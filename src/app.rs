@@ -20,6 +20,7 @@ use crate::auth::{Accounts, AuthError};
 use crate::config::{Config, ConfigError};
 use crate::dag::links::links;
 use crate::fetch::Fetcher;
+use crate::gateway::Gateway;
 #[cfg(unix)]
 use crate::http::control::ControlSocket;
 use crate::http::control::{ControlState, ProcessFacts};
@@ -201,7 +202,8 @@ impl App {
             Verifier::new(blocks.verifier(readable_links), Arc::clone(&records), Arc::clone(&board) as Arc<_>);
         let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(View(node.clone())));
         let http = {
-            let state = AppState { accounts, pins: pins.clone() };
+            let gateway = config.http.gateway.then(|| Gateway::new(blocks.reader()));
+            let state = AppState { accounts, pins: pins.clone(), gateway };
             Server::start(|stopped| http::serve(listener, state, stopped))
         };
 

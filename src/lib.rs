@@ -14,6 +14,7 @@ pub mod http;
 pub mod pins;
 
 pub mod fetch;
+pub mod gateway;
 pub mod transfer;
 
 pub mod auth;

@@ -50,6 +50,7 @@ fn the_defaults_are_complete() {
     let config = from_variables(&[]).unwrap();
     assert_eq!(config.data, None);
     assert_eq!(config.http.listen, "127.0.0.1:4080".parse().unwrap());
+    assert!(config.http.gateway);
     assert_eq!(
         texts(&config.network.listen),
         ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip6/::/tcp/4001", "/ip6/::/udp/4001/quic-v1"]
@@ -93,7 +94,7 @@ fn every_key_of_the_defaults_is_explained() {
         let comment = lines[..number].iter().rev().take_while(|above| above.starts_with("# ")).count();
         assert!(comment > 0, "line {}: {line} has no comment above it", number + 1);
     }
-    assert_eq!(keys, 28, "a key is written in a way that this test doesn't see");
+    assert_eq!(keys, 29, "a key is written in a way that this test doesn't see");
 }
 
 #[test]
@@ -123,6 +124,14 @@ fn a_variable_may_name_the_file_and_the_flag_beats_it() {
     let variables = [("PINNACE_CONFIG", from_variable.path.to_str().unwrap())];
     assert_eq!(from_variables(&variables).unwrap().pins.active_max, 3);
     assert_eq!(load(Some(&from_flag.path), &variables, Flags::default()).unwrap().pins.active_max, 4);
+}
+
+#[test]
+fn the_gateway_can_be_turned_off() {
+    assert!(!from_file("http.gateway = false").unwrap().http.gateway);
+    assert!(!from_variables(&[("PINNACE_HTTP__GATEWAY", "false")]).unwrap().http.gateway);
+    let error = from_variables(&[("PINNACE_HTTP__GATEWAY", "off")]).unwrap_err().to_string();
+    assert!(error.starts_with("variable PINNACE_HTTP__GATEWAY: http.gateway: found \"off\", expected true"), "{error}");
 }
 
 #[test]
@@ -216,6 +225,8 @@ fn a_bad_value_in_a_file_says_what_was_expected() {
         ("[http]\nlisten = \"here\"", "http.listen", "\"here\"", "an IP address and a port"),
         ("[http]\nlisten = 4080", "http.listen", "4080", "an IP address and a port"),
         ("http = 1", "http", "1", "a section [http]"),
+        ("[http]\ngateway = \"yes\"", "http.gateway", "\"yes\"", "true or false"),
+        ("[http]\ngateway = 0", "http.gateway", "0", "true or false"),
         ("[http]\nlisten = { }", "http.listen", "a section", "an IP address and a port"),
         ("data = 5", "data", "5", "a path"),
         ("[network]\nprofile = \"wan\"", "network.profile", "\"wan\"", "\"auto\", \"public\" or \"lan\""),

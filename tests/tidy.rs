@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["http"],
     &["pins"],
-    &["fetch", "transfer"],
+    &["fetch", "gateway", "transfer"],
     &["auth", "net"],
     &["bitswap", "car", "dag", "store"],
     &["model"],

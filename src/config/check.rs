@@ -44,6 +44,7 @@ const TEXT: &str = "text in quotes";
 pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("data", "a path in quotes"),
     ("http.listen", "an IP address and a port, such as \"127.0.0.1:4080\""),
+    ("http.gateway", "true or false"),
     (
         "network.listen",
         "1 to 20 multiaddrs of the form \"/ip4/ADDRESS/tcp/PORT\" or \"/ip4/ADDRESS/udp/PORT/quic-v1\", or with /ip6",

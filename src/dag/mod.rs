@@ -1,9 +1,19 @@
-//! The structure of content: which blocks a block links to, and what of a DAG is still missing.
+//! The structure of content: which blocks a block links to, what of a DAG is still missing, where a path leads, and
+//! which blocks answer a question about what is there.
 //!
 //! Everything here is pure: bytes in, CIDs out. Obtaining and storing blocks is for others.
 
 pub mod links;
+pub mod path;
+pub mod selection;
+#[cfg(test)]
+pub(crate) mod shapes;
+pub mod target;
+pub mod unixfs;
 pub mod walk;
 
 pub use links::{LinkError, links};
+pub use path::{PathError, PathWalk, Resolved};
+pub use selection::{ByteRange, Scope, Selection, SelectionError};
+pub use target::Target;
 pub use walk::{Walk, WalkError};

@@ -189,7 +189,7 @@ impl Walk {
 /// Two 64-bit SipHash values under random keys: nobody can make two blocks collide on purpose, and a collision by
 /// chance among ten million blocks has odds of one in 10²⁴.
 #[derive(Debug)]
-struct KeyedHash {
+pub(super) struct KeyedHash {
     high: RandomState,
     low: RandomState,
     /// The standard library may derive the keys of two states from one another; this sets the two hashes apart.
@@ -203,7 +203,7 @@ impl Default for KeyedHash {
 }
 
 impl KeyedHash {
-    fn hash(&self, cid: &Cid) -> u128 {
+    pub(super) fn hash(&self, cid: &Cid) -> u128 {
         let half = |state: &RandomState, salt: &[u8]| {
             let mut hasher = state.build_hasher();
             hasher.write(salt);
@@ -216,35 +216,52 @@ impl KeyedHash {
     }
 }
 
-/// A stack of CIDs in one buffer: each takes its binary form and a byte for the length of that, about 37 bytes in all.
+/// A stack of CIDs in one buffer, each with a note of a few bytes: a CID takes its binary form and a byte for the length,
+/// about 37 bytes in all.
 #[derive(Debug, Default)]
-struct CidStack {
+pub(super) struct CidStack {
     buffer: Vec<u8>,
     len: usize,
 }
 
 impl CidStack {
     fn push(&mut self, cid: &Cid) {
+        self.push_with(cid, &[]);
+    }
+
+    /// Pushes a CID with a note of at most 100 bytes.
+    pub(super) fn push_with(&mut self, cid: &Cid, note: &[u8]) {
         let start = self.buffer.len();
         let bytes = cid.to_bytes();
         self.buffer.extend_from_slice(&bytes);
-        // Four varints and a digest of at most 64 bytes: always below 256.
+        self.buffer.extend_from_slice(note);
+        // Four varints and a digest of at most 64 bytes: with the note always below 256.
         let length = u8::try_from(self.buffer.len() - start).unwrap_or(u8::MAX);
         self.buffer.push(length);
         self.len += 1;
     }
 
     fn pop(&mut self) -> Option<Cid> {
+        self.pop_with().map(|(cid, _)| cid)
+    }
+
+    pub(super) fn pop_with(&mut self) -> Option<(Cid, Vec<u8>)> {
         let length = usize::from(self.buffer.pop()?);
         let start = self.buffer.len().checked_sub(length)?;
-        let cid = self.buffer.get(start..).map(Cid::read_bytes);
+        let read =
+            self.buffer.get(start..).map(|mut bytes| Cid::read_bytes(&mut bytes).map(|cid| (cid, bytes.to_vec())));
         self.buffer.truncate(start);
         self.len -= 1;
         if self.buffer.capacity() > 1024 * 1024 && self.buffer.len() < self.buffer.capacity() / 4 {
             self.buffer.shrink_to(self.buffer.capacity() / 2);
         }
-        #[expect(clippy::expect_used, reason = "the bytes are those that `push` wrote")]
-        Some(cid.and_then(Result::ok).expect("a CID that was pushed reads back"))
+        #[expect(clippy::expect_used, reason = "the bytes are those that `push_with` wrote")]
+        Some(read.and_then(Result::ok).expect("a CID that was pushed reads back"))
+    }
+
+    /// Memory that it takes, in bytes.
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 }
 

@@ -10,4 +10,6 @@ use serde::Deserialize;
 pub struct Options {
     /// Where the API listens; port 0 picks a free port.
     pub listen: SocketAddr,
+    /// Whether what is held is served at `/ipfs/`.
+    pub gateway: bool,
 }

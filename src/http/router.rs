@@ -15,14 +15,14 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{Any as AnyOrigin, CorsLayer};
 
 use super::error::{self, ApiError};
-use super::{AppState, auth, pins};
+use super::{AppState, auth, gateway, pins};
 
 /// How long a browser may remember that a request is allowed.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(24);
 
 /// Every path that is served.
 pub(super) fn router(state: AppState) -> Router {
-    let routes = Router::new()
+    let mut routes = Router::new()
         .route("/healthz", get(health))
         .route("/api/psa/pins", get(pins::list).post(pins::add))
         .route("/api/psa/pins/{requestid}", get(pins::get).post(pins::replace).delete(pins::remove))
@@ -32,11 +32,13 @@ pub(super) fn router(state: AppState) -> Router {
         .route("/api/auth/me", get(auth::me))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        .with_state(state);
-    Router::new()
-        .fallback_service(routes.map_request(forgive_slashes))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(cors())
+        .layer(cors());
+    // What may be read from other pages, and how, differs, so the layers differ.
+    if let Some(gateway) = state.gateway.clone() {
+        routes = routes.route("/ipfs/{*path}", gateway::route(gateway));
+    }
+    Router::new().fallback_service(routes.with_state(state).map_request(forgive_slashes))
 }
 
 /// Browsers may call from any page: a request is authorised by its token alone, never by a cookie.

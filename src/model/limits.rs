@@ -48,6 +48,12 @@ pub const NODE_DEPTH_MAX: usize = 1024;
 /// Links of one block: a block of 2 MiB that is nothing but the shortest links has fewer.
 pub const LINKS_PER_BLOCK_MAX: usize = 128 * 1024;
 
+/// Blocks that a path may lead through: a deep directory with sharded directories all the way stays far below.
+pub const PATH_BLOCKS_MAX: usize = 1024;
+
+/// Nodes of a file that a byte range may cut through: it cuts at most two on each level of a sound file.
+pub const PARTIAL_NODES_MAX: usize = 4096;
+
 /// Origins of one pin that are used; the specification's limit, further ones are cut.
 pub const ORIGINS_MAX: usize = 20;
 
@@ -154,6 +160,35 @@ pub const HTTP_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes of bodies that all requests without a token together may make us hold. They have their own, so that they
 /// don't hold up the others.
 pub const HTTP_ANONYMOUS_BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Answers of the gateway that are on their way at once; further requests are told to come back. Each holds at most the
+/// blocks of two pieces.
+pub const GATEWAY_ANSWERS_MAX: usize = 64;
+
+/// Reads for the gateway that run at once; further ones wait. Each may take a moment's memory for the links of a block.
+pub const GATEWAY_READS_RUNNING_MAX: usize = 4;
+
+/// Bytes of small blocks that are read and sent together; a largest block more may go with them.
+pub const GATEWAY_PIECE_BYTES: usize = 256 * 1024;
+
+/// Pieces that are read ahead of one client.
+pub const GATEWAY_PIECES_AHEAD_MAX: usize = 1;
+
+/// Memory for what an answer has told and has still to tell, in bytes, that each answer has for itself: it lasts for about
+/// 30,000 blocks.
+pub const GATEWAY_WALK_BYTES_FREE: usize = 1024 * 1024;
+
+/// The same, over that, for one answer: about two million blocks that aren't repeated.
+pub const GATEWAY_WALK_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The same, over that, for all answers together.
+pub const GATEWAY_WALKS_BYTES_MAX: usize = 192 * 1024 * 1024;
+
+/// Parts of a path that the gateway follows.
+pub const GATEWAY_PATH_PARTS_MAX: usize = 256;
+
+/// Bytes of the query and of the `Accept` header of a request to the gateway.
+pub const GATEWAY_QUERY_BYTES_MAX: usize = 8 * 1024;
 
 /// How long an HTTP connection may stand still in either direction.
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(75);

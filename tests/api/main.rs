@@ -1,8 +1,9 @@
-//! The API over a real socket, with real records and accounts and no node: one file for each verb and path.
+//! The API over a real socket, with a real store and real accounts and no node: one file for each verb and path.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod auth;
 mod errors;
+mod gateway;
 mod pins_add;
 mod pins_get;
 mod pins_list;

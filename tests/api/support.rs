@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pinnace::auth::{Accounts, FirstStart, Options, Scopes};
+use pinnace::gateway::Gateway;
 use pinnace::http::{AppState, serve};
 use pinnace::model::{Block, PinId, UserId};
 use pinnace::pins::board::{Board, PinChange};
 use pinnace::pins::{NetworkView, OriginUse, PinService};
 use pinnace::store::Records;
+use pinnace::store::blocks::BlockStore;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -92,6 +94,8 @@ pub struct Server {
     /// The token of the first start.
     pub token: String,
     pub client: reqwest::Client,
+    /// What the gateway answers from.
+    pub blocks: BlockStore,
     stop: oneshot::Sender<()>,
     task: JoinHandle<std::io::Result<()>>,
     directory: TempDir,
@@ -103,17 +107,23 @@ impl Server {
     }
 
     pub async fn start_with(options: Options) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), options, None).await
+        Self::start_in(tempfile::tempdir().unwrap(), options, None, true).await
     }
 
-    async fn start_in(directory: TempDir, options: Options, token: Option<String>) -> Self {
+    pub async fn start_without_gateway() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), options(), None, false).await
+    }
+
+    async fn start_in(directory: TempDir, options: Options, token: Option<String>, has_gateway: bool) -> Self {
         let records = Arc::new(Records::open(&directory.path().join("records.redb"), 1024 * 1024).unwrap());
         let accounts = Arc::new(Accounts::open(Arc::clone(&records), &options).await.unwrap());
         let first: Option<FirstStart> = accounts.ensure_admin(&options).await.unwrap();
         let token = first.map(|first| first.token).or(token).unwrap();
         let (board, changes) = Board::new();
         let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(FakeNetwork));
-        let state = AppState { accounts: Arc::clone(&accounts), pins };
+        let blocks = BlockStore::open(&directory.path().join("blocks.redb"), 8 << 20, 8 << 20).unwrap();
+        let gateway = has_gateway.then(|| Gateway::new(blocks.reader()));
+        let state = AppState { accounts: Arc::clone(&accounts), pins, gateway };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -121,20 +131,21 @@ impl Server {
             let _ = stopped.await;
         }));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { url, records, board, accounts, changes, token, client, stop, task, directory }
+        Self { url, records, board, accounts, changes, token, client, blocks, stop, task, directory }
     }
 
     /// Stops in order and starts again with the same data.
     pub async fn restart(self) -> Self {
-        let Self { records, accounts, board, client, stop, task, directory, token, .. } = self;
+        let Self { records, accounts, board, client, blocks, stop, task, directory, token, .. } = self;
         drop((client, board));
         stop.send(()).unwrap();
         task.await.unwrap().unwrap();
         records.close();
+        blocks.close();
         drop(accounts);
         assert_eq!(Arc::strong_count(&records), 1, "the server holds on to the records");
         drop(records);
-        Self::start_in(directory, options(), Some(token)).await
+        Self::start_in(directory, options(), Some(token), true).await
     }
 
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "this program is a test, helpers included")]
 
 mod backup;
+mod gateway;
 mod other_peers;
 mod restart;
 mod room;

@@ -21,7 +21,7 @@ const CID_V0_BYTES: usize = 34;
 
 /// What a CID stands for.
 #[derive(Debug)]
-pub(super) enum Target<'a> {
+pub(in crate::dag) enum Target<'a> {
     /// A block elsewhere.
     Block(Cid),
     /// A block within the CID.
@@ -38,7 +38,7 @@ fn bad(reason: impl Into<String>) -> LinkError {
 }
 
 /// Reads the CID at the start of `bytes` and tells its length in bytes.
-pub(super) fn parse(bytes: &[u8]) -> Result<(Target<'_>, usize), LinkError> {
+pub(in crate::dag) fn parse(bytes: &[u8]) -> Result<(Target<'_>, usize), LinkError> {
     if bytes.len() > 2 && bytes.starts_with(&CID_V0_PREFIX) {
         let digest = bytes.get(2..CID_V0_BYTES).ok_or_else(|| bad("a CIDv0 is cut short"))?;
         let hash = Multihash::wrap(0x12, digest).map_err(|error| bad(error.to_string()))?;

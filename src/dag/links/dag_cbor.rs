@@ -4,7 +4,7 @@
 //! longer than needed, NaN and infinities, indefinite lengths. A tag on a byte string must be 42 and makes it a link;
 //! a tag on anything else is ignored there, so it is here; a tag on a tag is an error.
 
-use super::{LinkError, Links};
+use super::{Found, LinkError, Links, Target, list_index};
 use crate::model::limits::{CID_BYTES_MAX, NODE_DEPTH_MAX};
 
 const LINK_TAG: u64 = 42;
@@ -45,6 +45,28 @@ enum Item {
 /// Puts the links of the node into `links`.
 pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
     let mut reader = Reader { data, at: 0 };
+    scan_value(&mut reader, links)?;
+    reader.end()
+}
+
+/// Looks up what stands at the end of a path of keys and indices: the path goes on in another block at the first link.
+pub(super) fn look_up(data: &[u8], path: &[Vec<u8>]) -> Result<Found, LinkError> {
+    let mut reader = Reader { data, at: 0 };
+    let mut used = 0;
+    loop {
+        if let Some(bytes) = reader.link()? {
+            return Ok(Found::Link { target: Target::read_whole(&bytes)?, used });
+        }
+        let Some(wanted) = path.get(used) else { return Ok(Found::Value) };
+        if !reader.enter(wanted)? {
+            return Ok(Found::Nothing { used });
+        }
+        used += 1;
+    }
+}
+
+/// Reads one value to its end.
+fn scan_value(reader: &mut Reader<'_>, links: &mut Links) -> Result<(), LinkError> {
     let mut stack: Vec<Open> = Vec::new();
     loop {
         match reader.item(stack.last().copied(), links)? {
@@ -64,7 +86,7 @@ pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
         }
         // An item has ended, and with it every list or map whose last one it was.
         loop {
-            let Some(parent) = stack.last_mut() else { return reader.end() };
+            let Some(parent) = stack.last_mut() else { return Ok(()) };
             parent.at_key = parent.is_map && !parent.at_key;
             let Some(left) = &mut parent.left else { break };
             *left -= 1;
@@ -144,6 +166,71 @@ impl<'a> Reader<'a> {
                 Ok(Item::Whole)
             }
         }
+    }
+
+    /// The link that stands here, if one does: the reader moves on behind it, or stays.
+    fn link(&mut self) -> Result<Option<Vec<u8>>, LinkError> {
+        let start = self.at;
+        let first = self.byte()?;
+        if first >> 5 == MAJOR_TAG && self.argument(first, start)? == LINK_TAG {
+            let first = self.byte()?;
+            if first >> 5 == MAJOR_BYTES {
+                let mut bytes = self.string(first, MAJOR_BYTES)?;
+                return match bytes.first() {
+                    Some(0) => Ok(Some(bytes.split_off(1))),
+                    _ => Err(malformed("a link does not begin with the identity multibase", start)),
+                };
+            }
+        }
+        self.at = start;
+        Ok(None)
+    }
+
+    /// Moves to the value that a key or an index stands for; `false` if there is none.
+    fn enter(&mut self, wanted: &[u8]) -> Result<bool, LinkError> {
+        let mut start = self.at;
+        let mut first = self.byte()?;
+        if first >> 5 == MAJOR_TAG {
+            self.argument(first, start)?;
+            start = self.at;
+            first = self.byte()?;
+        }
+        let major = first >> 5;
+        if major != MAJOR_ARRAY && major != MAJOR_MAP {
+            return Ok(false);
+        }
+        let count = if first & 31 == INDEFINITE { u64::MAX } else { self.argument(first, start)? };
+        let index = (major == MAJOR_ARRAY).then(|| list_index(wanted)).flatten();
+        for number in 0..count {
+            if count == u64::MAX && self.data.get(self.at) == Some(&BREAK) {
+                return Ok(false);
+            }
+            let is_it = if major == MAJOR_MAP {
+                let key = self.byte()?;
+                if key >> 5 != MAJOR_TEXT {
+                    return Err(malformed("the key of a map is no text", self.at));
+                }
+                self.string(key, MAJOR_TEXT)? == wanted
+            } else {
+                index == Some(number)
+            };
+            if is_it {
+                return Ok(true);
+            }
+            scan_value(self, &mut Links::default())?;
+        }
+        Ok(false)
+    }
+
+    /// All of a string whose initial byte was read.
+    fn string(&mut self, first: u8, major: u8) -> Result<Vec<u8>, LinkError> {
+        if first & 31 != INDEFINITE {
+            let length = self.argument(first, self.at)?;
+            return self.take(length).map(<[u8]>::to_vec);
+        }
+        let mut joined = Vec::new();
+        self.chunks(major, |chunk| joined.extend_from_slice(chunk))?;
+        Ok(joined)
     }
 
     fn byte_string(&mut self, first: u8, start: usize, tag: Option<u64>, links: &mut Links) -> Result<(), LinkError> {

@@ -3,7 +3,8 @@
 //! A link is a map with the one key `/` and a text for its value. `{"/": {"bytes": …}}` is a byte string, which has
 //! no links. Accepted as there: a comma after the last item, strings that aren't UTF-8, zero bytes after the node.
 
-use super::{LinkError, Links};
+use super::cid_bytes::decode_text;
+use super::{Found, LinkError, Links, Target, list_index};
 use crate::model::limits::NODE_DEPTH_MAX;
 
 /// A list or a map that isn't at its end.
@@ -22,7 +23,30 @@ enum Open<'a> {
 /// Puts the links of the node into `links`.
 pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
     let mut reader = Reader { data, at: 0 };
-    let mut stack: Vec<Open<'_>> = Vec::new();
+    scan_value(&mut reader, links)?;
+    reader.end()
+}
+
+/// Looks up what stands at the end of a path of keys and indices: the path goes on in another block at the first link.
+pub(super) fn look_up(data: &[u8], path: &[Vec<u8>]) -> Result<Found, LinkError> {
+    let mut reader = Reader { data, at: 0 };
+    let mut used = 0;
+    loop {
+        reader.skip_whitespace();
+        if let Some(text) = reader.link() {
+            return Ok(Found::Link { target: Target::read_whole(&decode_text(&text)?)?, used });
+        }
+        let Some(wanted) = path.get(used) else { return Ok(Found::Value) };
+        if !reader.enter(wanted)? {
+            return Ok(Found::Nothing { used });
+        }
+        used += 1;
+    }
+}
+
+/// Reads one value to its end.
+fn scan_value<'a>(reader: &mut Reader<'a>, links: &mut Links) -> Result<(), LinkError> {
+    let mut stack: Vec<Open<'a>> = Vec::new();
     loop {
         // Up to the next value: separators, keys, and the ends of lists and maps.
         let mut key_is_slash = false;
@@ -33,7 +57,7 @@ pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
                 if reader.at_next_or_end(*some, b']')? {
                     stack.pop();
                     if stack.is_empty() {
-                        return reader.end();
+                        return Ok(());
                     }
                     continue;
                 }
@@ -46,7 +70,7 @@ pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
                     }
                     stack.pop();
                     if stack.is_empty() {
-                        return reader.end();
+                        return Ok(());
                     }
                     continue;
                 }
@@ -82,7 +106,7 @@ pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
             reader.at += 1;
             stack.push(open);
         } else if stack.is_empty() {
-            return reader.end();
+            return Ok(());
         }
     }
 }
@@ -95,6 +119,68 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn peek(&self) -> Result<u8, LinkError> {
         self.data.get(self.at).copied().ok_or(LinkError::Truncated { at: self.at })
+    }
+
+    /// The text of the link that stands here, if one does: the reader moves on behind it, or stays.
+    fn link(&mut self) -> Option<String> {
+        let start = self.at;
+        // What is no link may still be a value; what is neither is an error when it is read as one.
+        let text = self.link_text().unwrap_or_default();
+        if text.is_none() {
+            self.at = start;
+        }
+        text
+    }
+
+    fn link_text(&mut self) -> Result<Option<String>, LinkError> {
+        if self.peek()? != b'{' {
+            return Ok(None);
+        }
+        self.at += 1;
+        self.skip_whitespace();
+        if self.peek()? != b'"' || !is_slash(self.string()?) {
+            return Ok(None);
+        }
+        self.skip_whitespace();
+        self.expect(b':', "a colon is missing after a key")?;
+        self.skip_whitespace();
+        if self.peek()? != b'"' {
+            return Ok(None);
+        }
+        let text = self.string()?;
+        self.skip_whitespace();
+        Ok(self.at_next_or_end(true, b'}')?.then(|| unescape(text)))
+    }
+
+    /// Moves to the value that a key or an index stands for; `false` if there is none.
+    fn enter(&mut self, wanted: &[u8]) -> Result<bool, LinkError> {
+        let close = match self.peek()? {
+            b'{' => b'}',
+            b'[' => b']',
+            _ => return Ok(false),
+        };
+        self.at += 1;
+        let index = (close == b']').then(|| list_index(wanted)).flatten();
+        let mut number = 0;
+        loop {
+            self.skip_whitespace();
+            if self.at_next_or_end(number > 0, close)? {
+                return Ok(false);
+            }
+            let is_it = if close == b'}' {
+                let key = self.string()?;
+                self.skip_whitespace();
+                self.expect(b':', "a colon is missing after a key")?;
+                key == wanted || unescape_key(key).as_bytes() == wanted
+            } else {
+                index == Some(number)
+            };
+            if is_it {
+                return Ok(true);
+            }
+            scan_value(self, &mut Links::default())?;
+            number += 1;
+        }
     }
 
     fn skip_whitespace(&mut self) {
@@ -233,6 +319,12 @@ fn unescape(contents: &[u8]) -> String {
         }
     }
     plain
+}
+
+/// Resolves the escapes of a key: as those of a JSON string, or nothing that a path could name.
+fn unescape_key(contents: &[u8]) -> String {
+    let quoted = format!("\"{}\"", String::from_utf8_lossy(contents));
+    serde_json::from_str(&quoted).unwrap_or_default()
 }
 
 fn malformed(what: &'static str, at: usize) -> LinkError {

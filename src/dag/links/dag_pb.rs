@@ -5,8 +5,8 @@
 
 use super::{LinkError, Links};
 
-const WIRE_VARINT: u64 = 0;
-const WIRE_BYTES: u64 = 2;
+pub(in crate::dag) const WIRE_VARINT: u64 = 0;
+pub(in crate::dag) const WIRE_BYTES: u64 = 2;
 
 const NODE_DATA: u64 = 1;
 const NODE_LINKS: u64 = 2;
@@ -17,10 +17,28 @@ const LINK_SIZE: u64 = 3;
 /// The largest field number of protobuf's wire format, as Go's `protowire` has it.
 const FIELD_NUMBER_MAX: u64 = i32::MAX as u64;
 
+/// A link as it stands in a node.
+pub(in crate::dag) struct PbLink<'a> {
+    /// The bytes of the CID, and what may follow it.
+    pub(in crate::dag) hash: &'a [u8],
+    /// The name; empty where there is none.
+    pub(in crate::dag) name: &'a [u8],
+}
+
 /// Puts the links of the node into `links`.
 pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
-    let mut fields = Fields { data, at: 0 };
-    let mut have_data = false;
+    // Bytes after the CID are ignored, as `cid.CidFromBytes` ignores them there.
+    read(data, |link| links.push_bytes(link.hash).map(drop))?;
+    Ok(())
+}
+
+/// Hands out the links in their order, and returns the `Data`.
+pub(in crate::dag) fn read<'a>(
+    data: &'a [u8],
+    mut each: impl FnMut(PbLink<'a>) -> Result<(), LinkError>,
+) -> Result<Option<&'a [u8]>, LinkError> {
+    let mut fields = Fields::new(data);
+    let mut contents = None;
     let mut in_links = false;
     let mut links_ended = false;
     while !fields.is_empty() {
@@ -31,11 +49,10 @@ pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
         }
         match number {
             NODE_DATA => {
-                if have_data {
+                if contents.is_some() {
                     return Err(LinkError::Malformed { what: "a node has its Data twice", at });
                 }
-                fields.bytes()?;
-                have_data = true;
+                contents = Some(fields.bytes()?.rest());
                 links_ended = in_links;
             }
             NODE_LINKS => {
@@ -43,17 +60,18 @@ pub(super) fn scan(data: &[u8], links: &mut Links) -> Result<(), LinkError> {
                     return Err(LinkError::Malformed { what: "a node has Links before and after its Data", at });
                 }
                 in_links = true;
-                scan_link(fields.bytes()?, links)?;
+                each(read_link(fields.bytes()?)?)?;
             }
             _ => return Err(LinkError::Malformed { what: "a node has an unknown field", at }),
         }
     }
-    Ok(())
+    Ok(contents)
 }
 
-fn scan_link(data: Fields<'_>, links: &mut Links) -> Result<(), LinkError> {
+fn read_link(data: Fields<'_>) -> Result<PbLink<'_>, LinkError> {
     let mut fields = data;
     let mut last = 0;
+    let mut link = PbLink { hash: &[], name: &[] };
     while !fields.is_empty() {
         let at = fields.at;
         let (number, wire) = fields.tag()?;
@@ -68,39 +86,38 @@ fn scan_link(data: Fields<'_>, links: &mut Links) -> Result<(), LinkError> {
         }
         last = number;
         match (number, wire) {
-            // Bytes after the CID are ignored, as `cid.CidFromBytes` ignores them there.
-            (LINK_HASH, WIRE_BYTES) => {
-                links.push_bytes(fields.bytes()?.rest())?;
-            }
-            (LINK_NAME, WIRE_BYTES) => {
-                fields.bytes()?;
-            }
+            (LINK_HASH, WIRE_BYTES) => link.hash = fields.bytes()?.rest(),
+            (LINK_NAME, WIRE_BYTES) => link.name = fields.bytes()?.rest(),
             (LINK_SIZE, WIRE_VARINT) => {
                 fields.varint()?;
             }
             _ => return Err(LinkError::Malformed { what: "a field of a link has the wrong wire type", at }),
         }
     }
-    if last == 0 { Err(LinkError::Malformed { what: "a link has no Hash", at: fields.at }) } else { Ok(()) }
+    if last == 0 { Err(LinkError::Malformed { what: "a link has no Hash", at: fields.at }) } else { Ok(link) }
 }
 
 /// Reads protobuf fields; `data` is the whole block up to the end of the message, so that `at` counts from its start.
-struct Fields<'a> {
+pub(in crate::dag) struct Fields<'a> {
     data: &'a [u8],
     at: usize,
 }
 
 impl<'a> Fields<'a> {
-    fn is_empty(&self) -> bool {
+    pub(in crate::dag) fn new(data: &'a [u8]) -> Self {
+        Self { data, at: 0 }
+    }
+
+    pub(in crate::dag) fn is_empty(&self) -> bool {
         self.at >= self.data.len()
     }
 
-    fn rest(&self) -> &'a [u8] {
+    pub(in crate::dag) fn rest(&self) -> &'a [u8] {
         self.data.get(self.at..).unwrap_or_default()
     }
 
     /// A field's number and wire type.
-    fn tag(&mut self) -> Result<(u64, u64), LinkError> {
+    pub(in crate::dag) fn tag(&mut self) -> Result<(u64, u64), LinkError> {
         let at = self.at;
         let tag = self.varint()?;
         let number = tag >> 3;
@@ -111,7 +128,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The contents of a field with a length; the reader moves on behind them.
-    fn bytes(&mut self) -> Result<Fields<'a>, LinkError> {
+    pub(in crate::dag) fn bytes(&mut self) -> Result<Fields<'a>, LinkError> {
         let length = self.varint()?;
         let end = usize::try_from(length)
             .ok()
@@ -123,8 +140,15 @@ impl<'a> Fields<'a> {
         Ok(contents)
     }
 
+    /// Moves on behind so many bytes.
+    pub(in crate::dag) fn skip(&mut self, bytes: usize) -> Result<(), LinkError> {
+        let end = self.at.checked_add(bytes).filter(|end| *end <= self.data.len());
+        self.at = end.ok_or(LinkError::Truncated { at: self.data.len() })?;
+        Ok(())
+    }
+
     /// A varint of at most ten bytes; protobuf allows more bytes than the value needs.
-    fn varint(&mut self) -> Result<u64, LinkError> {
+    pub(in crate::dag) fn varint(&mut self) -> Result<u64, LinkError> {
         let start = self.at;
         let mut value = 0_u64;
         for index in 0..10 {

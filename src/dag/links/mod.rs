@@ -6,10 +6,10 @@
 //! rule doesn't touch links (duplicate keys, the range of numbers, UTF-8 in strings) they are more lenient than the
 //! strictest decoder.
 
-mod cid_bytes;
+pub(super) mod cid_bytes;
 mod dag_cbor;
 mod dag_json;
-mod dag_pb;
+pub(super) mod dag_pb;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +17,7 @@ mod tests;
 use bytes::Bytes;
 use cid::Cid;
 
+use super::target::Target;
 use crate::model::cids::codec;
 use crate::model::limits::{LINKS_PER_BLOCK_MAX, NODE_DEPTH_MAX};
 
@@ -62,9 +63,49 @@ pub enum LinkError {
 /// An identity CID carries its block within itself, so instead of it come the links of that inner block. None of the
 /// CIDs returned is an identity CID. Whether their hash and codec are supported is for the caller to check.
 pub fn links(cid: &Cid, data: &Bytes) -> Result<Vec<Cid>, LinkError> {
+    links_of(cid.codec(), data)
+}
+
+/// As [`links`], for data that has no CID to name it.
+pub(super) fn links_of(codec: u64, data: &[u8]) -> Result<Vec<Cid>, LinkError> {
     let mut found = Links::default();
-    found.scan(cid.codec(), data)?;
+    found.scan(codec, data)?;
     Ok(found.cids)
+}
+
+/// What a path leads to inside one block.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A link, after so many parts of the path.
+    Link {
+        /// Where it leads.
+        target: Target,
+        /// Parts of the path that led to it.
+        used: usize,
+    },
+    /// The path ends at a value that is no link.
+    Value,
+    /// There is nothing under the part with this index.
+    Nothing {
+        /// Parts of the path that were found.
+        used: usize,
+    },
+}
+
+/// Looks up a path of keys and indices in a block of dag-cbor or dag-json.
+pub(super) fn look_up(codec: u64, data: &[u8], path: &[Vec<u8>]) -> Result<Found, LinkError> {
+    match codec {
+        codec::DAG_CBOR => dag_cbor::look_up(data, path),
+        codec::DAG_JSON => dag_json::look_up(data, path),
+        codec => Err(LinkError::UnsupportedCodec { codec }),
+    }
+}
+
+/// The place in a list that a part of a path means, if it is a number as one writes it.
+fn list_index(part: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(part).ok()?;
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    is_plain.then(|| text.parse().ok()).flatten()
 }
 
 /// What the scanners put their links into.

@@ -6,4 +6,5 @@ from . import accounts  # noqa: F401
 from . import reading  # noqa: F401
 from . import faults  # noqa: F401
 from . import car  # noqa: F401
+from . import gateway  # noqa: F401
 from . import demo  # noqa: F401

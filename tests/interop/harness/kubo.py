@@ -129,6 +129,11 @@ class Kubo:
         except (OSError, ValueError):
             return False
 
+    @property
+    def gateway(self) -> str:
+        """Where it serves its own gateway."""
+        return (self.repository / "gateway").read_text().strip().rstrip("/")
+
     def is_running(self) -> bool:
         """Whether the daemon runs."""
         return self._daemon is not None and self._daemon.exit_status() is None

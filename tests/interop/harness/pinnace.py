@@ -89,6 +89,11 @@ class Pinnace:
         return self.ready["endpoint"]
 
     @property
+    def gateway(self) -> str:
+        """Where what is held is served to everyone."""
+        return self.endpoint.split("/api/")[0]
+
+    @property
     def peer_id(self) -> str:
         """The id of the node."""
         return self.ready["peer_id"]

@@ -21,6 +21,10 @@ class Case:
     function: CaseFunction
 
 
+class NotRun(Exception):
+    """What a case needs isn't to be had here, which says nothing about pinnace. The text tells what and why."""
+
+
 _cases: list[Case] = []
 
 
@@ -39,8 +43,11 @@ def all_cases() -> list[Case]:
     return list(_cases)
 
 
-def run(each: Case, world: World) -> bool:
-    """Runs one case, prints its line, and for a failed one what happened and the ends of the logs."""
+def run(each: Case, world: World) -> bool | None:
+    """Runs one case, prints its line, and for a failed one what happened and the ends of the logs.
+
+    Returns whether it passed; `None` if it could not be run.
+    """
     logs = {log: log.stat().st_size for log in world.logs()}
     started = time.monotonic()
     note: str | None = None
@@ -49,6 +56,10 @@ def run(each: Case, world: World) -> bool:
         with at_most(each.seconds):
             note = each.function(world)
         world.check_alive()
+    except NotRun as reason:
+        print(f"{each.name:<42} NOT RUN          {reason}", flush=True)
+        world.tidy_after_case()
+        return None
     except Exception as error:  # noqa: BLE001 - whatever a case raises is its failure, and the next case runs
         problem = _described(error)
     seconds = time.monotonic() - started

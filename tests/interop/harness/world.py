@@ -18,8 +18,9 @@ SERVICE = "pinnace"
 class World:
     """Everything that runs, below one temporary directory."""
 
-    def __init__(self, pinnace: Path, kubo: Path, directory: Path, keep: bool) -> None:
+    def __init__(self, pinnace: Path, kubo: Path, target: Path, directory: Path, keep: bool) -> None:
         self.binary = pinnace
+        self.target = target
         self.directory = directory
         self._keep = keep
         self._kubo_command = kubo
