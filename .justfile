@@ -30,3 +30,8 @@ bench *ARGUMENTS:
 bench-repositories *ARGUMENTS:
     cargo build --locked --release
     benches/kubo/repositories {{ ARGUMENTS }}
+
+# How fast DAGs come into pinnace and Kubo, and out of them; `--links 50ms` and others for long links.
+bench-fetching *ARGUMENTS:
+    cargo build --locked --release --bin pinnace --example relay
+    benches/kubo/fetching {{ ARGUMENTS }}

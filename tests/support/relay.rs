@@ -8,6 +8,7 @@
 //! from one wire that all connections share. What is under way is bounded: TCP waits for room, UDP drops, as a router would.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
@@ -152,17 +153,20 @@ async fn carry_datagrams(near: Arc<UdpSocket>, target: SocketAddr, there: Arc<Wi
     let mut datagram = vec![0; DATAGRAM_BYTES];
     loop {
         let Ok((count, client)) = near.recv_from(&mut datagram).await else { continue };
-        if !flows.contains_key(&client) {
-            let Ok(far) = connected(target).await else { continue };
-            let far = Arc::new(far);
-            let (send, receive) = mpsc::channel(DATAGRAMS_UNDER_WAY);
-            tasks.spawn(send_later(receive, Arc::clone(&far), None));
-            let (send_back, receive_back) = mpsc::channel(DATAGRAMS_UNDER_WAY);
-            tasks.spawn(send_later(receive_back, Arc::clone(&near), Some(client)));
-            tasks.spawn(receive_from(far, send_back, Arc::clone(&back)));
-            flows.insert(client, send);
-        }
-        offer(&flows[&client], &there, &datagram[..count]);
+        let flow = match flows.entry(client) {
+            Entry::Occupied(flow) => flow.into_mut(),
+            Entry::Vacant(new) => {
+                let Ok(far) = connected(target).await else { continue };
+                let far = Arc::new(far);
+                let (send, receive) = mpsc::channel(DATAGRAMS_UNDER_WAY);
+                tasks.spawn(send_later(receive, Arc::clone(&far), None));
+                let (send_back, receive_back) = mpsc::channel(DATAGRAMS_UNDER_WAY);
+                tasks.spawn(send_later(receive_back, Arc::clone(&near), Some(client)));
+                tasks.spawn(receive_from(far, send_back, Arc::clone(&back)));
+                new.insert(send)
+            }
+        };
+        offer(flow, &there, &datagram[..count]);
     }
 }
 
