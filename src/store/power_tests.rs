@@ -14,7 +14,7 @@ use redb::{Builder, Database, DatabaseError, StorageBackend};
 
 use super::blocks::{BlockStore, BlocksError};
 use super::database::Opener;
-use super::disk::{self, JournalFile};
+use super::disk::{self, DiskFile, JournalFile};
 use super::records::{NewPin, PinSet, Records};
 use crate::model::cids::codec;
 use crate::model::{Block, PinState, UserId};
@@ -145,6 +145,8 @@ struct Backend {
     disk: usize,
 }
 
+impl DiskFile for Backend {}
+
 /// A file that is there from the start; an empty one counts as missing.
 #[derive(Debug)]
 struct Journal<B>(B);
@@ -223,7 +225,7 @@ impl StorageBackend for Backend {
     }
 }
 
-fn database<B: StorageBackend + Clone>([file, journal]: [B; 2]) -> Result<Database, DatabaseError> {
+fn database<B: DiskFile + Clone>([file, journal]: [B; 2]) -> Result<Database, DatabaseError> {
     let disk = disk::Disk::new(Box::new(file), Box::new(Journal(journal)));
     let disk = disk.map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     // Opening must not need a walk over the file: redb would ask here before it began one.
@@ -231,7 +233,7 @@ fn database<B: StorageBackend + Clone>([file, journal]: [B; 2]) -> Result<Databa
 }
 
 /// Stores that can be opened again and again on what `disk` gives.
-fn open<B: StorageBackend + Clone>(
+fn open<B: DiskFile + Clone>(
     disk: impl Fn(usize) -> B + Clone + Send + Sync + 'static,
 ) -> Result<(BlockStore, Records), String> {
     let opener = |first: usize| -> Opener {
@@ -302,6 +304,8 @@ fn check(crash: Crash, seed: u64) {
 /// A file in memory that never fails.
 #[derive(Debug, Clone)]
 struct Image(Arc<Mutex<Vec<u8>>>);
+
+impl DiskFile for Image {}
 
 impl StorageBackend for Image {
     fn len(&self) -> io::Result<u64> {

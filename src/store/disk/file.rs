@@ -7,6 +7,8 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
+#[cfg(target_os = "linux")]
+use std::io::IoSlice;
 use std::ops::Bound;
 use std::path::Path;
 
@@ -33,16 +35,24 @@ pub(in crate::store) fn read_ahead<T>(segments: u64, job: impl FnOnce() -> T) ->
     job()
 }
 
+/// A file that takes pages which lie side by side at once.
+pub(in crate::store) trait DiskFile: StorageBackend {
+    /// Writes pages one behind the other, from `offset` on.
+    fn write_run(&self, offset: u64, pages: &[&[u8]]) -> io::Result<()> {
+        if pages.is_empty() { Ok(()) } else { self.write(offset, &pages.concat()) }
+    }
+}
+
 /// A file on the disk.
 #[derive(Debug)]
-pub(super) struct DiskFile {
+pub(super) struct SystemFile {
     backend: FileBackend,
     /// The same file, for what redb's backend doesn't offer.
     #[cfg(target_os = "linux")]
     file: File,
 }
 
-impl DiskFile {
+impl SystemFile {
     /// Opens the file at `path`, which must be there. An empty one is refused: redb would take it for a new file, and what
     /// was in it must not go unnoticed.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
@@ -73,7 +83,7 @@ impl DiskFile {
     fn begin_reading(&self, _offset: u64, _length: usize) {}
 }
 
-impl StorageBackend for DiskFile {
+impl StorageBackend for SystemFile {
     fn len(&self) -> Result<u64, io::Error> {
         self.backend.len()
     }
@@ -121,5 +131,25 @@ impl StorageBackend for DiskFile {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.backend.query_lock_range(start, end)
+    }
+}
+
+impl DiskFile for SystemFile {
+    #[cfg(target_os = "linux")]
+    fn write_run(&self, mut offset: u64, pages: &[&[u8]]) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = pages.iter().map(|page| IoSlice::new(page)).collect();
+        let mut rest = &mut slices[..];
+        while !rest.is_empty() {
+            match rustix::io::pwritev(&self.file, rest, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    offset += count as u64;
+                    IoSlice::advance_slices(&mut rest, count);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }

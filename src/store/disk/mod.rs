@@ -26,16 +26,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use redb::{BackendError, CommitError, DatabaseError, StorageBackend, StorageError, WriteTransaction};
 
-use file::DiskFile;
-pub(super) use file::read_ahead;
+use file::SystemFile;
+pub(super) use file::{DiskFile, read_ahead};
 use journal::{Journal, JournalPath, RECORD_BYTES_MAX};
 pub(super) use journal::{JournalFile, remove_journal};
 
 /// Bytes of pages that are held at most: a whole commit of large blocks, with what it changes in the trees.
 const HELD_BYTES_MAX: usize = 24 * 1024 * 1024;
 
-/// Bytes that are written at once at most.
-const WRITE_BYTES_MAX: usize = 1024 * 1024;
+/// Pages that are written at once at most: no system takes fewer.
+const RUN_PAGES_MAX: usize = 64;
 
 /// Room for what redb writes between the two waits of a commit: its header.
 const HEADER_BYTES_MAX: usize = 4096;
@@ -77,7 +77,7 @@ pub(super) fn commit(transaction: WriteTransaction) -> Result<(), CommitError> {
 /// A file with its journal.
 #[derive(Debug)]
 pub(super) struct Disk {
-    file: Box<dyn StorageBackend>,
+    file: Box<dyn DiskFile>,
     pages: RwLock<Pages>,
     /// Held by who writes, and never waited for by who reads.
     writing: Mutex<Writing>,
@@ -102,12 +102,12 @@ struct Writing {
 impl Disk {
     /// Opens the file at `path`, which must be there, and its journal, if there is one.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
-        Self::new(Box::new(DiskFile::open(path)?), Box::new(JournalPath::of(path)))
+        Self::new(Box::new(SystemFile::open(path)?), Box::new(JournalPath::of(path)))
             .map_err(|error| StorageError::from(error).into())
     }
 
     /// A file with what its journal has.
-    pub(super) fn new(file: Box<dyn StorageBackend>, journal: Box<dyn JournalFile>) -> io::Result<Self> {
+    pub(super) fn new(file: Box<dyn DiskFile>, journal: Box<dyn JournalFile>) -> io::Result<Self> {
         let journal = Journal::recover(journal, &*file)?;
         let writing = Writing { journal, is_unsynced: true, has_barrier: false };
         Ok(Self { file, pages: RwLock::default(), writing: Mutex::new(writing) })
@@ -128,22 +128,18 @@ impl Disk {
     /// Writes what is held of `part` into the file, where who reads still finds it in memory.
     fn write_pages(&self, part: RangeFrom<u64>) -> io::Result<()> {
         let pages = self.pages();
-        let mut run = Vec::new();
-        let mut run_start = 0;
+        let mut run: Vec<&[u8]> = Vec::new();
+        let (mut start, mut end) = (0, 0);
         for (&offset, page) in pages.pages.range(part) {
-            let is_next = run_start + run.len() as u64 == offset && run.len() + page.len() <= WRITE_BYTES_MAX;
-            if !is_next {
-                self.write_run(run_start, &run)?;
+            if offset != end || run.len() == RUN_PAGES_MAX {
+                self.file.write_run(start, &run)?;
                 run.clear();
-                run_start = offset;
+                start = offset;
             }
-            run.extend_from_slice(page);
+            run.push(page);
+            end = offset + page.len() as u64;
         }
-        self.write_run(run_start, &run)
-    }
-
-    fn write_run(&self, offset: u64, run: &[u8]) -> io::Result<()> {
-        if run.is_empty() { Ok(()) } else { self.file.write(offset, run) }
+        self.file.write_run(start, &run)
     }
 
     /// Writes what is held into the file, past the journal.

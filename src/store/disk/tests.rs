@@ -83,6 +83,8 @@ impl StorageBackend for Memory {
     }
 }
 
+impl DiskFile for Memory {}
+
 /// An empty one isn't there yet.
 impl JournalFile for Memory {
     fn open(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
