@@ -16,6 +16,8 @@ mod security;
 mod serve;
 mod session;
 mod transport;
+#[cfg(target_os = "linux")]
+mod udp_buffers;
 
 pub use handle::{NodeEvent, NodeGone, NodeHandle, NodeStatus};
 pub use libp2p::identity::Keypair;

@@ -190,6 +190,8 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result
     if swarm.listeners().next().is_none() {
         return Err(NodeError::NoListener);
     }
+    #[cfg(target_os = "linux")]
+    super::udp_buffers::enlarge();
     Ok(early)
 }
 

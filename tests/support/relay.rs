@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
@@ -29,6 +30,9 @@ const UNDER_WAY_BYTES: usize = 64 * 1024 * 1024;
 
 /// The largest datagram.
 const DATAGRAM_BYTES: usize = 65_536;
+
+/// The buffers of a UDP socket, in bytes.
+const SOCKET_BYTES: usize = 16 * 1024 * 1024;
 
 /// Datagrams under way in one direction of one flow.
 const DATAGRAMS_UNDER_WAY: usize = 65_536;
@@ -83,7 +87,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let link = Link { round_trip: Duration::from_millis(round_trip.parse()?), rate };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let socket = Arc::new(UdpSocket::bind(address).await?);
+    let socket = Arc::new(udp_socket(address)?);
     println!("{address}");
     let (there, back) = (Wire::new(link), Wire::new(link));
     let (ended, mut end) = mpsc::channel::<()>(1);
@@ -171,9 +175,20 @@ async fn carry_datagrams(near: Arc<UdpSocket>, target: SocketAddr, there: Arc<Wi
 }
 
 async fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    let socket = udp_socket("127.0.0.1:0".parse().map_err(io::Error::other)?)?;
     socket.connect(target).await?;
     Ok(socket)
+}
+
+/// A socket that loses nothing while the relay is busy: the system's buffers hold a few packets only.
+fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    // The system cuts this to what it allows.
+    socket.set_recv_buffer_size(SOCKET_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BYTES)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    UdpSocket::from_std(socket.into())
 }
 
 async fn receive_from(socket: Arc<UdpSocket>, send: mpsc::Sender<(Instant, Vec<u8>)>, wire: Arc<Wire>) {
