@@ -48,9 +48,22 @@ pub(super) fn begin_write(database: &Database) -> Result<WriteTransaction, redb:
 /// The name of a file that is to take the place of the one at `path`, until it is whole. A killed process leaves it behind
 /// for the next one to replace.
 pub(super) fn temporary_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".new")
+}
+
+/// The name of a file beside another one.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".new");
+    name.push(suffix);
     name.into()
+}
+
+/// Removes a file that may be gone already.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 enum MakeError {
@@ -68,10 +81,7 @@ fn make(path: &Path) -> Result<(), MakeError> {
 
 /// Makes a new file that only its owner may read, in the place of one that an earlier try left behind.
 pub(super) fn create_private(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(path)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     #[cfg(unix)]

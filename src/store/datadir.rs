@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy as _;
 
+use super::database;
+
 /// The file that marks a directory as a data directory; it holds the version of the layout.
 const MARKER_FILE: &str = "pinnace.version";
 /// The version of the layout that this program writes.
@@ -289,10 +291,7 @@ fn temporary_name(name: &str) -> String {
 fn write_file(path: &Path, contents: &[u8], mode: u32) -> Result<(), DataDirError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(temporary_name(&name));
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("write", &temporary)(error)),
-        _ => {}
-    }
+    database::remove_if_there(&temporary).map_err(failed("write", &temporary))?;
     let mut options = OpenOptions::new();
     // The file must be new: one that was there might be readable by others.
     options.write(true).create_new(true);

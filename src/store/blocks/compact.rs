@@ -53,10 +53,7 @@ fn write_new(
 ) -> Result<Compacted, BlocksError> {
     let length = |path: &Path| fs::metadata(path).map(|metadata| metadata.len());
     let failed = |error: io::Error| BlocksError::Storage(Arc::new(redb::Error::Io(error)));
-    match fs::remove_file(new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    database::remove_if_there(new).map_err(failed)?;
     let bytes_before = length(path).map_err(failed)?;
     let old = BlockFile::open(path, CACHE_BYTES, SpaceLimits::NONE)?;
     let report = old.read(|source| {

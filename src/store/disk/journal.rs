@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,18 +55,13 @@ pub(in crate::store) struct JournalPath(PathBuf);
 impl JournalPath {
     /// That of the file at `path`.
     pub(in crate::store) fn of(path: &Path) -> Self {
-        let mut name = path.as_os_str().to_owned();
-        name.push("-journal");
-        Self(name.into())
+        Self(database::with_suffix(path, "-journal"))
     }
 }
 
 /// Removes the journal of a file that was closed and has another name now.
 pub(in crate::store) fn remove_journal(path: &Path) -> io::Result<()> {
-    match fs::remove_file(JournalPath::of(path).0) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    database::remove_if_there(&JournalPath::of(path).0)
 }
 
 fn backend(file: File) -> io::Result<Box<dyn StorageBackend>> {
