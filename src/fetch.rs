@@ -1,14 +1,15 @@
 //! Makes one DAG local: walks it, takes what the store has, asks peers for the rest, and stores what comes.
 //!
 //! Children are wanted the moment their parent is decoded; storing goes on beside it. Memory is bounded: what is asked
-//! for and what waits for its commit together stay below this fetch's share of `pins.bytes_in_flight_max`.
+//! for and what waits for its commit together stay below this fetch's share of `pins.bytes_in_flight_max`. What to do next
+//! is decided in [`core`]; this file carries it out.
 
-use std::collections::VecDeque;
+pub mod core;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use cid::Cid;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -16,38 +17,18 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 
-use crate::bitswap::session::Session;
-use crate::dag::walk::{Walk, WalkError};
+use self::core::{CoreError, FetchCore, Held, TICK};
+pub use self::core::{FetchLimits, FetchProgress, LocalDag};
+use crate::dag::walk::WalkError;
 use crate::model::{Block, cids::codec};
 use crate::net::{NodeGone, NodeHandle, PeerId, SessionEvent, SessionHandle};
 use crate::store::blocks::{BlockReader, BlockWriter, BlocksError, Ticket};
 
-/// CIDs that are looked up in the store at a time.
-const LOOKUP_CIDS_MAX: usize = 512;
-
 /// Bytes of nodes that one look-up reads; what is beyond waits for the next one.
 const LOOKUP_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// Wants that are listed while nobody can be asked for them: about 200 bytes of memory each.
-const WANTS_AHEAD_MAX: usize = 4096;
-
 /// Events that are taken in a row before anything else gets its turn.
 const EVENTS_IN_A_ROW_MAX: usize = 1024;
-
-/// Blocks that are handed to the store at a time.
-const PUT_BLOCKS_MAX: usize = 64;
-
-/// A fetch always may have this much in flight, however many others run: the largest block, and one more.
-const SHARE_BYTES_MIN: u64 = 4 * 1024 * 1024;
-
-/// How long a fetch keeps its slot while nobody is known to have what it wants.
-const PROVIDER_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// How often overdue answers are looked for and the progress is told.
-const TICK: Duration = Duration::from_millis(250);
-
-/// Over how long the rate is measured.
-const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 /// Why a DAG didn't become local.
 #[derive(Debug, thiserror::Error)]
@@ -72,62 +53,13 @@ pub enum FetchError {
     Stopping,
 }
 
-impl From<WalkError> for FetchError {
-    fn from(error: WalkError) -> Self {
-        Self::Dag(Box::new(error))
-    }
-}
-
-/// How far a fetch has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FetchProgress {
-    /// Distinct blocks that are durable.
-    pub blocks_fetched: u64,
-    /// Distinct blocks that are known to belong to the DAG.
-    pub blocks_known: u64,
-    /// Bytes of the durable blocks.
-    pub bytes_fetched: u64,
-    /// Bytes per second, lately.
-    pub bytes_per_second: u64,
-    /// Peers that are asked for blocks.
-    pub providers: usize,
-    /// When the last block came, if one did.
-    pub last_block_at: Option<Instant>,
-    /// When the fetch began.
-    pub began_at: Instant,
-}
-
-impl FetchProgress {
-    /// A fetch that begins now.
-    pub fn new(now: Instant) -> Self {
-        Self {
-            blocks_fetched: 0,
-            blocks_known: 1,
-            bytes_fetched: 0,
-            bytes_per_second: 0,
-            providers: 0,
-            last_block_at: None,
-            began_at: now,
+impl From<CoreError> for FetchError {
+    fn from(error: CoreError) -> Self {
+        match error {
+            CoreError::Dag(error) => Self::Dag(Box::new(error)),
+            CoreError::Stalled { had_provider } => Self::Stalled { had_provider },
         }
     }
-}
-
-/// A DAG that is whole and durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalDag {
-    /// Distinct blocks.
-    pub blocks: u64,
-    /// Bytes of those blocks.
-    pub bytes: u64,
-}
-
-/// What bounds one fetch.
-#[derive(Debug, Clone, Copy)]
-pub struct FetchLimits {
-    /// Distinct blocks of the DAG.
-    pub blocks_max: u64,
-    /// How long it may go without a block.
-    pub stall_timeout: Duration,
 }
 
 /// What fetches share.
@@ -156,32 +88,15 @@ impl Fetcher {
         progress: &watch::Sender<FetchProgress>,
     ) -> Result<LocalDag, FetchError> {
         let _running = Running::new(&self.running);
-        let walk = Walk::new(root, limits.blocks_max)?;
+        let core = FetchCore::new(root, limits, Instant::now())?;
         let peers = self.node.open_session(sources).await?;
-        let now = Instant::now();
-        let run = Run {
-            fetcher: self,
-            limits,
-            walk,
-            session: Session::new(),
-            peers,
-            lookup: None,
-            puts: FuturesUnordered::new(),
-            waiting_blocks: Vec::new(),
-            ticket: None,
-            unstored_bytes: 0,
-            progress: FetchProgress::new(now),
-            rates: VecDeque::new(),
-            had_provider: false,
-            quiet_since: now,
-        };
+        let run = Run { fetcher: self, core, peers, lookup: None, puts: FuturesUnordered::new(), ticket: None };
         run.run(progress).await
     }
 
     /// How many bytes one fetch may have in flight.
     fn share_bytes(&self) -> u64 {
-        let running = self.running.load(Ordering::Relaxed).max(1);
-        (self.bytes_in_flight_max / running).max(SHARE_BYTES_MIN)
+        core::share_bytes(self.bytes_in_flight_max, self.running.load(Ordering::Relaxed))
     }
 }
 
@@ -201,16 +116,6 @@ impl Drop for Running {
     }
 }
 
-/// What the store has of a CID.
-enum Held {
-    No,
-    /// A block without links.
-    Leaf(u32),
-    Node(Bytes),
-    /// Not looked at, since the nodes before it are large.
-    Later,
-}
-
 type Lookup = JoinHandle<Result<Vec<(Cid, Held)>, BlocksError>>;
 
 struct Put {
@@ -221,22 +126,12 @@ struct Put {
 
 struct Run<'fetcher> {
     fetcher: &'fetcher Fetcher,
-    limits: FetchLimits,
-    walk: Walk,
-    session: Session,
+    core: FetchCore,
     peers: SessionHandle,
     lookup: Option<Lookup>,
     puts: FuturesUnordered<BoxFuture<'static, Put>>,
-    /// Blocks that came and aren't handed to the store yet.
-    waiting_blocks: Vec<Block>,
-    /// Covers `waiting_blocks`.
+    /// Covers the blocks that came and aren't handed to the store yet.
     ticket: Option<Ticket>,
-    unstored_bytes: u64,
-    progress: FetchProgress,
-    rates: VecDeque<(Instant, u64)>,
-    had_provider: bool,
-    /// Since when peers have had something to deliver and haven't.
-    quiet_since: Instant,
 }
 
 impl Run<'_> {
@@ -244,20 +139,23 @@ impl Run<'_> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            self.start_lookup();
-            let actions = self.session.poll(Instant::now(), self.asks_max());
+            if let Some(cids) = self.core.poll_lookup() {
+                let reader = self.fetcher.reader.clone();
+                self.lookup = Some(tokio::task::spawn_blocking(move || look_up(&reader, &cids)));
+            }
+            let actions = self.core.poll_actions(Instant::now(), self.fetcher.share_bytes());
             if !actions.is_empty() {
                 self.peers.act(actions).await?;
             }
-            if self.lookup.is_none() && self.walk.is_complete() && self.puts.is_empty() {
-                self.tell(progress);
-                return Ok(LocalDag { blocks: self.walk.done(), bytes: self.walk.bytes() });
+            if let Some(dag) = self.core.result() {
+                progress.send_replace(self.core.progress(Instant::now()));
+                return Ok(dag);
             }
             tokio::select! {
                 event = self.peers.next() => {
                     self.handle_event(event.ok_or(NodeGone)?)?;
                     for _ in 1..EVENTS_IN_A_ROW_MAX {
-                        if self.waiting_blocks.len() >= PUT_BLOCKS_MAX {
+                        if self.core.is_put_due() {
                             break;
                         }
                         let Some(event) = self.peers.try_next() else { break };
@@ -267,149 +165,48 @@ impl Run<'_> {
                 }
                 found = answer(self.lookup.as_mut()) => {
                     self.lookup = None;
-                    self.handle_lookup(found.map_err(|_| FetchError::Stopping)??)?;
-                }
-                Some(put) = self.puts.next(), if !self.puts.is_empty() => self.handle_put(put).await?,
-                _ = tick.tick() => {
-                    self.session.handle_timeout(Instant::now());
-                    self.check_stall()?;
-                    self.tell(progress);
-                }
-            }
-        }
-    }
-
-    /// How many blocks more may be asked for: as many as fit in this fetch's share of memory, going by the size of the
-    /// blocks that came lately. One is always allowed when nothing is on its way.
-    fn asks_max(&self) -> usize {
-        let expected = self.session.block_bytes_expected();
-        let outstanding = self.session.outstanding() as u64;
-        let free = self.fetcher.share_bytes().saturating_sub(self.unstored_bytes + outstanding * expected);
-        let idle = outstanding == 0 && self.unstored_bytes == 0;
-        usize::try_from(free / expected).unwrap_or(usize::MAX).max(usize::from(idle))
-    }
-
-    /// Looks up the next CIDs of the walk, as far as there is room to want what the store doesn't have.
-    fn start_lookup(&mut self) {
-        if self.lookup.is_some() {
-            return;
-        }
-        // While nobody can be asked, the walk goes on through what is held, so that the progress says what is held.
-        let window = if self.session.providers() == 0 { WANTS_AHEAD_MAX } else { self.session.window() };
-        let room = window.saturating_sub(self.session.wanted()).min(LOOKUP_CIDS_MAX);
-        let cids: Vec<Cid> = std::iter::from_fn(|| self.walk.next()).take(room).collect();
-        if !cids.is_empty() {
-            let reader = self.fetcher.reader.clone();
-            self.lookup = Some(tokio::task::spawn_blocking(move || look_up(&reader, &cids)));
-        }
-    }
-
-    fn handle_lookup(&mut self, found: Vec<(Cid, Held)>) -> Result<(), FetchError> {
-        for (cid, _) in found.iter().rev().filter(|(_, held)| matches!(held, Held::Later)) {
-            self.walk.give_back(cid);
-        }
-        for (cid, held) in found {
-            match held {
-                Held::Later => {}
-                Held::No => {
+                    let found = found.map_err(|_| FetchError::Stopping)??;
                     // What can't be stored isn't worth asking for.
-                    if let Some(shortage) = self.fetcher.reader.shortage() {
+                    if found.iter().any(|(_, held)| *held == Held::No)
+                        && let Some(shortage) = self.fetcher.reader.shortage()
+                    {
                         return Err(BlocksError::from(shortage).into());
                     }
-                    self.session.want(cid);
+                    self.core.handle_lookup(found)?;
                 }
-                Held::Leaf(bytes) => {
-                    self.walk.add_leaf(&cid, u64::from(bytes));
-                    self.progress.blocks_fetched += 1;
-                    self.progress.bytes_fetched += u64::from(bytes);
+                Some(put) = self.puts.next(), if !self.puts.is_empty() => {
+                    put.result?;
+                    self.core.handle_put(put.cids.len(), put.bytes);
+                    self.fetcher.node.stored(put.cids).await?;
                 }
-                Held::Node(data) => {
-                    self.walk.add_block(&cid, &data)?;
-                    self.progress.blocks_fetched += 1;
-                    self.progress.bytes_fetched += data.len() as u64;
+                _ = tick.tick() => {
+                    let now = Instant::now();
+                    self.core.handle_tick(now)?;
+                    progress.send_replace(self.core.progress(now));
                 }
             }
         }
-        Ok(())
     }
 
     fn handle_event(&mut self, event: SessionEvent) -> Result<(), FetchError> {
-        let now = Instant::now();
-        match event {
-            SessionEvent::PeerConnected { peer, source } => self.session.peer_connected(peer, source, now),
-            SessionEvent::PeerGone(peer) => self.session.peer_gone(peer),
-            SessionEvent::Have { from, cid } => self.session.handle_have(from, &cid),
-            SessionEvent::DontHave { from, cid } => self.session.handle_dont_have(from, &cid, now),
-            SessionEvent::Block { from, block } => {
-                let bytes = block.data().len() as u64;
-                if self.session.handle_block(from, block.cid(), bytes, now) {
-                    // Before its links are followed: see `Ticket`.
-                    self.ticket.get_or_insert_with(|| self.fetcher.writer.ticket());
-                    self.walk.add_block(block.cid(), block.data())?;
-                    self.progress.last_block_at = Some(now);
-                    self.quiet_since = now;
-                    self.unstored_bytes += bytes;
-                    self.waiting_blocks.push(block);
-                }
-            }
+        if matches!(event, SessionEvent::Block { .. }) {
+            // Before its links are followed: see `Ticket`.
+            self.ticket.get_or_insert_with(|| self.fetcher.writer.ticket());
         }
-        self.had_provider |= self.session.providers() > 0;
-        Ok(())
+        Ok(self.core.handle_event(event, Instant::now())?)
     }
 
     fn put_waiting(&mut self) {
-        if self.waiting_blocks.is_empty() {
-            return;
-        }
-        let blocks = std::mem::take(&mut self.waiting_blocks);
-        let cids = blocks.iter().map(|block| *block.cid()).collect();
-        let bytes = blocks.iter().map(|block| block.data().len() as u64).sum();
-        let writer = self.fetcher.writer.clone();
         let ticket = self.ticket.take();
+        let Some(batch) = self.core.take_blocks() else { return };
+        let cids = batch.blocks.iter().map(|block| *block.cid()).collect();
+        let writer = self.fetcher.writer.clone();
         let put = async move {
-            let result = writer.put(blocks).await;
+            let result = writer.put(batch.blocks).await;
             drop(ticket);
-            Put { cids, bytes, result }
+            Put { cids, bytes: batch.bytes, result }
         };
         self.puts.push(put.boxed());
-    }
-
-    async fn handle_put(&mut self, put: Put) -> Result<(), FetchError> {
-        put.result?;
-        self.unstored_bytes -= put.bytes;
-        self.progress.blocks_fetched += put.cids.len() as u64;
-        self.progress.bytes_fetched += put.bytes;
-        self.fetcher.node.stored(put.cids).await?;
-        Ok(())
-    }
-
-    fn check_stall(&mut self) -> Result<(), FetchError> {
-        // While the store is slow or the walk goes through what is held, no peer is late.
-        if self.session.wanted() == 0 || self.lookup.is_some() || !self.puts.is_empty() {
-            self.quiet_since = Instant::now();
-        }
-        let quiet = self.quiet_since.elapsed();
-        let asked_in_vain = self.session.providers() == 0 && quiet >= PROVIDER_WAIT_MAX;
-        if asked_in_vain || quiet >= self.limits.stall_timeout {
-            return Err(FetchError::Stalled { had_provider: self.had_provider });
-        }
-        Ok(())
-    }
-
-    fn tell(&mut self, progress: &watch::Sender<FetchProgress>) {
-        let now = Instant::now();
-        self.rates.push_back((now, self.progress.bytes_fetched));
-        while self.rates.len() > 2 && self.rates.front().is_some_and(|(at, _)| now.duration_since(*at) > RATE_WINDOW) {
-            self.rates.pop_front();
-        }
-        if let Some((at, bytes)) = self.rates.front() {
-            let milliseconds = now.duration_since(*at).as_millis().max(1);
-            let rate = u128::from(self.progress.bytes_fetched - bytes) * 1000 / milliseconds;
-            self.progress.bytes_per_second = u64::try_from(rate).unwrap_or(u64::MAX);
-        }
-        self.progress.blocks_known = self.walk.known();
-        self.progress.providers = self.session.providers();
-        progress.send_replace(self.progress);
     }
 }
 
