@@ -95,7 +95,7 @@ impl Pace {
 
     /// Whether the peer has delivered enough to know its rate.
     pub(super) fn is_known(&self) -> bool {
-        self.rates != [0.0; 2]
+        self.rates.iter().any(|rate| *rate > 0.0)
     }
 
     /// Bytes per second.
