@@ -1,0 +1,660 @@
+//! Runs a scenario in virtual time: one queue of events, links with latency and bandwidth, and the rules that have to hold.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pinnace::bitswap::wire::{self, Outgoing};
+use pinnace::fetch::core::{CoreError, FetchLimits, LocalDag};
+use pinnace::model::limits::{MESSAGE_BYTES_MAX, OUTBOUND_WRITE_MAX};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::dags::{Dag, Key};
+use crate::liar::{Liar, Payload};
+use crate::node::{Effect, Lane, Node, NodeEvent, Received};
+use crate::scenario::{Fault, LinkPlan, Role, Scenario};
+use crate::store::Store;
+
+/// Events within one second of virtual time: more is a loop that feeds itself.
+const EVENTS_PER_SECOND_MAX: u32 = 100_000;
+
+/// What a peer's buffers take though it doesn't read.
+const UNREAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Writes in a row that fail before a peer counts as one that doesn't speak Bitswap.
+const WRITE_FAILURES_MAX: u32 = 3;
+
+/// How long a fetch that stalled waits for its next try.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// How often a fetch is tried that can't succeed.
+const HOPELESS_TRIES: u32 = 2;
+
+#[derive(Debug)]
+enum Event {
+    Start(usize),
+    Boot(usize),
+    Connect(usize),
+    Fault(Fault),
+    /// Something inside a node, in one of its lives.
+    Node(usize, u32, NodeEvent),
+    /// A message is written, or given up.
+    Written {
+        link: usize,
+        epoch: u32,
+        way: usize,
+        bytes: Option<Bytes>,
+    },
+    /// A message arrives at the other end.
+    Arrives {
+        link: usize,
+        epoch: u32,
+        way: usize,
+        bytes: Bytes,
+    },
+    /// A liar sends something.
+    Lies {
+        link: usize,
+        epoch: u32,
+        way: usize,
+        payload: Payload,
+    },
+}
+
+enum Actor {
+    Honest(Box<Node>),
+    Liar(Liar),
+}
+
+struct Seat {
+    actor: Actor,
+    /// Counts restarts.
+    life: u32,
+    running: bool,
+}
+
+/// One direction of a link; way 0 leads away from its first end.
+#[derive(Default)]
+struct Way {
+    wants: VecDeque<Outgoing>,
+    answers: VecDeque<Payload>,
+    writing: Option<Lane>,
+    last_arrival: Option<Instant>,
+    unread_bytes: usize,
+    failures: u32,
+}
+
+struct Link {
+    plan: LinkPlan,
+    up: bool,
+    /// Changes whenever what is on its way is lost.
+    epoch: u32,
+    down_until: Instant,
+    paused_until: Instant,
+    ways: [Way; 2],
+}
+
+#[derive(Debug)]
+struct Progress {
+    tries: u32,
+    /// Until when it has to be done; `None` when nobody may have all of it.
+    until: Option<Instant>,
+    done: Option<Duration>,
+}
+
+/// What came out of a run.
+#[derive(Debug, Default, Clone)]
+pub struct Report {
+    /// Fetches that were done.
+    pub done: u64,
+    /// Fetches that rightly weren't.
+    pub stalled: u64,
+    /// Bytes of the DAGs that were fetched.
+    pub dag_bytes: u64,
+    /// What the nodes received.
+    pub received: Vec<Received>,
+    /// Blocks that came again though nobody lied, in bytes.
+    pub duplicate_bytes: u64,
+    /// The largest part of its time that a fetch took.
+    pub time_used: f64,
+    /// Events.
+    pub events: u64,
+    /// Virtual time.
+    pub lasted: Duration,
+}
+
+/// A run.
+pub struct World<'a> {
+    scenario: &'a Scenario,
+    dags: Vec<Dag>,
+    seats: Vec<Seat>,
+    links: Vec<Link>,
+    progress: Vec<Progress>,
+    queue: BTreeMap<(Instant, u64), Event>,
+    sequence: u64,
+    random: StdRng,
+    began: Instant,
+    now: Instant,
+    trace: bool,
+    report: Report,
+}
+
+impl<'a> World<'a> {
+    /// A run that begins.
+    pub fn new(scenario: &'a Scenario, trace: bool) -> Self {
+        let mut random = StdRng::seed_from_u64(scenario.seed ^ 0x5eed);
+        let began = Instant::now();
+        let dags = scenario.build_dags();
+        let all: BTreeMap<Key, Bytes> = dags.iter().flat_map(|dag| dag.held.clone()).collect();
+        let mut share = |held: u32| {
+            let kept = all.iter().filter(|_| random.random_range(0..1000) < held);
+            Store::new(kept.map(|(key, data)| (*key, data.clone())).collect())
+        };
+        let seat = |plan: &crate::scenario::NodePlan| {
+            let actor = match plan.role {
+                Role::Fetcher { held } | Role::Provider { held } => {
+                    Actor::Honest(Box::new(Node::new(plan.speed, scenario.bytes_in_flight_max, share(held))))
+                }
+                Role::Liar(lie) => Actor::Liar(Liar::new(lie, all.clone())),
+            };
+            Seat { actor, life: 0, running: true }
+        };
+        let seats: Vec<Seat> = scenario.nodes.iter().map(seat).collect();
+        let link = |plan: &LinkPlan| Link {
+            plan: *plan,
+            up: false,
+            epoch: 0,
+            down_until: began,
+            paused_until: began,
+            ways: [Way::default(), Way::default()],
+        };
+        let links = scenario.links.iter().map(link).collect();
+        let report = Report::default();
+        let queue = BTreeMap::new();
+        let mut world = Self {
+            scenario,
+            dags,
+            seats,
+            links,
+            progress: vec![],
+            queue,
+            sequence: 0,
+            random,
+            began,
+            now: began,
+            trace,
+            report,
+        };
+        world.progress = (0..scenario.fetches.len()).map(|plan| world.prospect(plan)).collect();
+        for link in 0..world.links.len() {
+            let delay = Duration::from_millis(world.random.random_range(0..1000));
+            world.after(delay, Event::Connect(link));
+        }
+        for (plan, fetch) in scenario.fetches.iter().enumerate() {
+            world.after(fetch.at, Event::Start(plan));
+        }
+        for (at, fault) in &scenario.faults {
+            world.after(*at, Event::Fault(*fault));
+        }
+        world
+    }
+
+    /// Runs to the end, and checks that it ended as it has to.
+    pub fn run(mut self) -> Report {
+        let (mut second, mut events_in_second) = (0, 0);
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            self.now = at;
+            self.report.events += 1;
+            let this_second = self.elapsed().as_secs();
+            if this_second != second {
+                (second, events_in_second) = (this_second, 0);
+            }
+            events_in_second += 1;
+            assert!(events_in_second < EVENTS_PER_SECOND_MAX, "the events never end: {event:?}");
+            self.handle(event);
+            for (plan, progress) in self.progress.iter().enumerate() {
+                let late = progress.done.is_none() && progress.until.is_some_and(|until| self.now > until);
+                assert!(!late, "plan {plan} isn't done after {:?}: {}", self.elapsed(), self.describe());
+            }
+        }
+        self.finish()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.now - self.began
+    }
+
+    fn describe(&self) -> String {
+        let honest = self.seats.iter().enumerate().filter_map(|(index, seat)| match &seat.actor {
+            Actor::Honest(node) => Some(format!("\n  node {index}: {:?}", node.describe())),
+            Actor::Liar(_) => None,
+        });
+        honest.collect()
+    }
+
+    fn after(&mut self, delay: Duration, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    fn at(&mut self, at: Instant, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), event);
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>12.6} {}", self.elapsed().as_secs_f64(), text());
+        }
+    }
+
+    /// By when a fetch has to be done, if the honest nodes have all of its DAG between them.
+    fn prospect(&self, plan: usize) -> Progress {
+        let fetch = &self.scenario.fetches[plan];
+        let dag = &self.dags[fetch.dag];
+        let mut missing: BTreeSet<&Key> = dag.held.keys().collect();
+        for seat in &self.seats {
+            if let Actor::Honest(node) = &seat.actor {
+                missing.retain(|key| !node.store.held.contains_key(*key));
+            }
+        }
+        let until = missing.is_empty().then(|| self.began + self.time_allowed(dag));
+        Progress { tries: 0, until, done: None }
+    }
+
+    /// What a fetch may take, from the start of the run: generous, so that only what is stuck is late.
+    fn time_allowed(&self, dag: &Dag) -> Duration {
+        let honest = |link: &&Link| link.plan.ends.iter().all(|end| matches!(self.seats[*end].actor, Actor::Honest(_)));
+        let links = || self.links.iter().filter(honest).map(|link| &link.plan);
+        let slowest = links().map(|link| link.bandwidth).min().unwrap_or(1);
+        let trip = links().map(|link| 2 * (link.latency + link.jitter)).max().unwrap_or_default();
+        let disk = self.scenario.nodes.iter().map(|node| node.speed.disk).min().unwrap_or(1);
+        let step = self.scenario.nodes.iter().map(|node| 2 * node.speed.read + 6 * node.speed.hop + node.speed.commit);
+        let step = step.max().unwrap_or_default();
+        // Through every link and onto every disk, twice over: the last node fetches from the first.
+        let all_bytes: u64 = self.dags.iter().map(|dag| dag.bytes + 300 * dag.blocks).sum();
+        let transfer =
+            Duration::from_secs_f64(4.0 * all_bytes as f64 / slowest as f64 + 4.0 * all_bytes as f64 / disk as f64);
+        let messages = u32::try_from(dag.blocks / 64 + all_bytes / 262_144).unwrap_or(u32::MAX);
+        let trips = 4 * (trip + step) * (2 * dag.depth + messages);
+        let liars = self.seats.iter().filter(|seat| matches!(seat.actor, Actor::Liar(_))).count();
+        let liars = u32::try_from(liars).unwrap_or(u32::MAX) * Duration::from_secs(60);
+        let tries = match self.scenario.faults.is_empty() {
+            true => Duration::ZERO,
+            false => self.scenario.faults_end() + 3 * (self.scenario.stall_timeout + RETRY),
+        };
+        Duration::from_secs(40) + transfer + trips + liars + tries
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Start(plan) => self.start(plan),
+            Event::Boot(node) => self.boot(node),
+            Event::Connect(link) => self.connect(link),
+            Event::Fault(fault) => self.fault(fault),
+            Event::Node(index, life, event) => {
+                let seat = &mut self.seats[index];
+                if seat.running
+                    && seat.life == life
+                    && let Actor::Honest(node) = &mut seat.actor
+                {
+                    node.handle(event, self.now);
+                    self.carry_out(index);
+                }
+            }
+            Event::Written { link, epoch, way, bytes } => self.written(link, epoch, way, bytes),
+            Event::Arrives { link, epoch, way, bytes } => self.arrives(link, epoch, way, bytes),
+            Event::Lies { link, epoch, way, payload } => {
+                if self.links[link].up && self.links[link].epoch == epoch {
+                    self.links[link].ways[way].answers.push_back(payload);
+                    self.write(link, way);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, plan: usize) {
+        let fetch = &self.scenario.fetches[plan];
+        let seat = &mut self.seats[fetch.node];
+        if !seat.running || self.progress[plan].done.is_some() {
+            return;
+        }
+        let ends = self.scenario.links.iter().enumerate();
+        let sources = ends.filter(|(_, link)| link.source && link.ends.contains(&fetch.node)).map(|(link, _)| link);
+        let limits = FetchLimits { blocks_max: 1_000_000, stall_timeout: self.scenario.stall_timeout };
+        if let Actor::Honest(node) = &mut seat.actor {
+            self.progress[plan].tries += 1;
+            node.start(plan, self.dags[fetch.dag].root, sources.collect(), limits, self.now);
+            self.say(|| format!("node {} begins plan {plan}", fetch.node));
+            self.carry_out(fetch.node);
+        }
+    }
+
+    /// Does what a node asks for.
+    fn carry_out(&mut self, index: usize) {
+        let seat = &mut self.seats[index];
+        let life = seat.life;
+        let Actor::Honest(node) = &mut seat.actor else { return };
+        for effect in node.take_effects() {
+            match effect {
+                Effect::After(delay, event) => self.after(delay, Event::Node(index, life, event)),
+                Effect::Send(link, lane, message) => {
+                    let way = usize::from(self.links[link].plan.ends[0] != index);
+                    self.say(|| {
+                        let (wants, blocks, presences) =
+                            (message.wants.len(), message.blocks.len(), message.presences.len());
+                        format!("node {index} link {link}: {wants} wants, {blocks} blocks, {presences} presences")
+                    });
+                    let state = &mut self.links[link].ways[way];
+                    match lane {
+                        Lane::Wants => state.wants.push_back(message),
+                        Lane::Answers => state.answers.push_back(Payload::Message(message)),
+                    }
+                    self.write(link, way);
+                }
+                Effect::Ended(plan, result) => self.ended(plan, result),
+            }
+        }
+    }
+
+    fn ended(&mut self, plan: usize, result: Result<LocalDag, CoreError>) {
+        self.say(|| format!("plan {plan} ends: {result:?}"));
+        let fetch = &self.scenario.fetches[plan];
+        let dag = &self.dags[fetch.dag];
+        let possible = self.progress[plan].until.is_some();
+        match result {
+            Ok(local) => {
+                let expected = LocalDag { blocks: dag.blocks, bytes: dag.bytes };
+                assert_eq!(local, expected, "plan {plan} counts what isn't there");
+                self.progress[plan].done = Some(self.elapsed());
+                self.report.done += 1;
+                self.report.dag_bytes += dag.bytes;
+            }
+            Err(CoreError::Dag(error)) => panic!("plan {plan}: a sound DAG is refused: {error}"),
+            Err(CoreError::Stalled { .. }) if possible && self.scenario.faults.is_empty() => {
+                panic!("plan {plan} stalls after {:?}, though an honest node has all of it", self.elapsed());
+            }
+            Err(CoreError::Stalled { .. }) if possible || self.progress[plan].tries < HOPELESS_TRIES => {
+                self.after(RETRY, Event::Start(plan));
+            }
+            Err(CoreError::Stalled { .. }) => self.report.stalled += 1,
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        self.say(|| format!("{fault:?}"));
+        match fault {
+            Fault::Outage(link, lasts) => {
+                self.disconnect(link);
+                self.links[link].down_until = self.links[link].down_until.max(self.now + lasts);
+                self.after(lasts, Event::Connect(link));
+            }
+            Fault::Reset(link) => self.reset(link),
+            Fault::Pause(link, lasts) => {
+                self.links[link].paused_until = self.links[link].paused_until.max(self.now + lasts);
+            }
+            Fault::Restart(index, lasts) => {
+                if !self.seats[index].running {
+                    return;
+                }
+                self.seats[index].running = false;
+                self.seats[index].life += 1;
+                for link in self.links_of(index) {
+                    self.disconnect(link);
+                }
+                self.after(lasts, Event::Boot(index));
+            }
+        }
+    }
+
+    fn links_of(&self, index: usize) -> Vec<usize> {
+        (0..self.links.len()).filter(|link| self.links[*link].plan.ends.contains(&index)).collect()
+    }
+
+    fn boot(&mut self, index: usize) {
+        let seat = &mut self.seats[index];
+        seat.running = true;
+        if let Actor::Honest(node) = &mut seat.actor {
+            let store = Store::new(std::mem::take(&mut node.store.held));
+            let received = node.received;
+            **node = Node::new(self.scenario.nodes[index].speed, self.scenario.bytes_in_flight_max, store);
+            node.received = received;
+        }
+        for link in self.links_of(index) {
+            self.connect(link);
+        }
+        for plan in 0..self.scenario.fetches.len() {
+            // What would begin later anyway isn't begun twice.
+            if self.scenario.fetches[plan].node == index && self.progress[plan].tries > 0 {
+                self.start(plan);
+            }
+        }
+    }
+
+    fn connect(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        let running = link.plan.ends.iter().all(|end| self.seats[*end].running);
+        let given_up = link.ways.iter().any(|way| way.failures >= WRITE_FAILURES_MAX);
+        if link.up || !running || given_up || link.down_until > self.now {
+            return;
+        }
+        link.up = true;
+        link.epoch += 1;
+        link.ways = [Way::default(), Way::default()];
+        let (epoch, ends) = (link.epoch, link.plan.ends);
+        self.say(|| format!("link {index} of {ends:?} is up"));
+        for end in ends {
+            match &mut self.seats[end].actor {
+                Actor::Honest(node) => {
+                    node.connected(index);
+                    self.carry_out(end);
+                }
+                Actor::Liar(liar) => {
+                    let way = usize::from(ends[0] != end);
+                    for (delay, payload) in liar.greet(&mut self.random) {
+                        self.after(delay, Event::Lies { link: index, epoch, way, payload });
+                    }
+                }
+            }
+        }
+    }
+
+    fn disconnect(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        if !std::mem::replace(&mut link.up, false) {
+            return;
+        }
+        link.epoch += 1;
+        let ends = link.plan.ends;
+        self.say(|| format!("link {index} of {ends:?} is down"));
+        for end in ends {
+            let seat = &mut self.seats[end];
+            if seat.running
+                && let Actor::Honest(node) = &mut seat.actor
+            {
+                node.gone(index);
+                self.carry_out(end);
+            }
+        }
+    }
+
+    /// One of several connections is lost: what was on it is told to be lost, and wants are said again on another.
+    fn reset(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        if !link.up {
+            return;
+        }
+        link.epoch += 1;
+        let ends = link.plan.ends;
+        let lost = std::mem::take(&mut link.ways);
+        for (way, end) in lost.into_iter().zip(ends) {
+            let Actor::Honest(node) = &mut self.seats[end].actor else { continue };
+            let wants = way.wants.len() + usize::from(way.writing == Some(Lane::Wants));
+            let answers = way.answers.len() + usize::from(way.writing == Some(Lane::Answers));
+            for _ in 0..wants {
+                node.sent(index, Lane::Wants, false);
+            }
+            for _ in 0..answers {
+                node.sent(index, Lane::Answers, false);
+            }
+            node.sent(index, Lane::Wants, false);
+            self.carry_out(end);
+        }
+    }
+
+    /// Writes the next message of a way, if there is one and none is being written.
+    fn write(&mut self, index: usize, way: usize) {
+        let link = &mut self.links[index];
+        let (protocol, bandwidth, epoch) = (link.plan.protocol, link.plan.bandwidth, link.epoch);
+        let reader = link.plan.ends[1 - way];
+        let state = &mut link.ways[way];
+        if !link.up || state.writing.is_some() {
+            return;
+        }
+        let (lane, framed) = match (state.wants.pop_front(), state.answers.is_empty()) {
+            (Some(message), _) => (Lane::Wants, wire::encode(&message, protocol)),
+            (None, true) => return,
+            (None, false) => match state.answers.pop_front() {
+                Some(Payload::Message(message)) => (Lane::Answers, wire::encode(&message, protocol)),
+                Some(Payload::Bytes(bytes)) => (Lane::Answers, [vec![0; length_bytes(bytes.len())], bytes].concat()),
+                None => return,
+            },
+        };
+        state.writing = Some(lane);
+        let lasts = Duration::from_secs_f64((framed.len() + 60) as f64 / bandwidth as f64);
+        let reads = match &self.seats[reader].actor {
+            Actor::Honest(_) => true,
+            Actor::Liar(liar) => liar.reads(),
+        };
+        if !reads {
+            state.unread_bytes += framed.len();
+        }
+        let start = self.now.max(link.paused_until);
+        if state.unread_bytes > UNREAD_BYTES_MAX {
+            self.at(start + OUTBOUND_WRITE_MAX, Event::Written { link: index, epoch, way, bytes: None });
+            return;
+        }
+        let length = framed.len();
+        let body = length_of_frame(length);
+        let bytes = Some(Bytes::from(framed).slice(body..));
+        self.at(start + lasts, Event::Written { link: index, epoch, way, bytes });
+    }
+
+    fn written(&mut self, index: usize, epoch: u32, way: usize, bytes: Option<Bytes>) {
+        let link = &mut self.links[index];
+        if !link.up || link.epoch != epoch {
+            return;
+        }
+        if link.paused_until > self.now && bytes.is_some() {
+            let until = link.paused_until;
+            return self.at(until, Event::Written { link: index, epoch, way, bytes });
+        }
+        let writer = link.plan.ends[way];
+        let state = &mut link.ways[way];
+        let Some(lane) = state.writing.take() else { return };
+        let delivered = bytes.is_some();
+        state.failures = if delivered { 0 } else { state.failures + 1 };
+        let failures = state.failures;
+        if let Some(bytes) = bytes {
+            let jitter = self.random.random_range(0..=link.plan.jitter.as_micros());
+            let jitter = Duration::from_micros(u64::try_from(jitter).unwrap_or(u64::MAX));
+            let arrival = self.now + link.plan.latency + jitter;
+            // A stream keeps its order.
+            let arrival = state.last_arrival.map_or(arrival, |last| last.max(arrival));
+            state.last_arrival = Some(arrival);
+            self.at(arrival, Event::Arrives { link: index, epoch, way, bytes });
+        }
+        if failures >= WRITE_FAILURES_MAX {
+            return self.disconnect(index);
+        }
+        if let Actor::Honest(node) = &mut self.seats[writer].actor {
+            node.sent(index, lane, delivered);
+            self.carry_out(writer);
+        }
+        self.write(index, way);
+    }
+
+    fn arrives(&mut self, index: usize, epoch: u32, way: usize, bytes: Bytes) {
+        let link = &mut self.links[index];
+        if !link.up || link.epoch != epoch {
+            return;
+        }
+        if link.paused_until > self.now {
+            let until = link.paused_until;
+            return self.at(until, Event::Arrives { link: index, epoch, way, bytes });
+        }
+        let (writer, reader) = (link.plan.ends[way], link.plan.ends[1 - way]);
+        let honest = matches!(self.seats[writer].actor, Actor::Honest(_));
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            assert!(!honest, "an honest node sends a message of {} bytes", bytes.len());
+            return;
+        }
+        let decoded = wire::decode(bytes);
+        let Ok(message) = decoded else {
+            assert!(!honest, "an honest node sends what can't be read: {decoded:?}");
+            return;
+        };
+        match &mut self.seats[reader].actor {
+            Actor::Honest(node) => {
+                node.received(index, message, honest);
+                self.carry_out(reader);
+            }
+            Actor::Liar(liar) => {
+                for (delay, payload) in liar.answer(&message, &mut self.random) {
+                    self.after(delay, Event::Lies { link: index, epoch, way: 1 - way, payload });
+                }
+            }
+        }
+    }
+
+    /// Everything is over: compares with what was to come out.
+    fn finish(mut self) -> Report {
+        for (plan, progress) in self.progress.iter().enumerate() {
+            let Some(until) = progress.until else { continue };
+            let done = progress.done.unwrap_or_else(|| panic!("plan {plan} was given up: {}", self.describe()));
+            let used = done.as_secs_f64() / (until - self.began).as_secs_f64();
+            self.report.time_used = self.report.time_used.max(used);
+        }
+        let honest: BTreeSet<usize> = (0..self.links.len())
+            .filter(|link| {
+                let ends = &self.links[*link].plan.ends;
+                ends.iter().all(|end| matches!(self.seats[*end].actor, Actor::Honest(_)))
+            })
+            .collect();
+        for (index, seat) in self.seats.iter().enumerate() {
+            let Actor::Honest(node) = &seat.actor else { continue };
+            node.assert_idle(&honest);
+            self.report.received.push(node.received);
+            let plans = self.scenario.fetches.iter().enumerate().filter(|(_, fetch)| fetch.node == index);
+            let mut expected = BTreeSet::new();
+            for (plan, fetch) in plans {
+                let dag = &self.dags[fetch.dag];
+                if self.progress[plan].done.is_some() {
+                    let missing = dag.held.keys().filter(|key| !node.store.held.contains_key(*key)).count();
+                    assert_eq!(missing, 0, "plan {plan} is done, and {missing} blocks aren't stored");
+                }
+                expected.extend(dag.held.iter());
+            }
+            if index == 0 {
+                for (key, data) in &node.store.held {
+                    assert!(expected.contains(&(key, data)), "a block is stored that belongs to nothing");
+                }
+            }
+        }
+        if !self.scenario.has_liars() {
+            self.report.duplicate_bytes = self.report.received.iter().map(|received| received.unwanted_bytes).sum();
+        }
+        self.report.lasted = self.elapsed();
+        self.report
+    }
+}
+
+/// How many bytes say the length of a message.
+fn length_bytes(length: usize) -> usize {
+    (1..10).find(|bytes| length < 1 << (7 * bytes)).unwrap_or(10)
+}
+
+/// How many bytes at the start of a framed message say its length.
+fn length_of_frame(framed: usize) -> usize {
+    (1..10).find(|bytes| length_bytes(framed - bytes) == *bytes).unwrap_or(10)
+}
