@@ -27,7 +27,7 @@ const OTHER_SEEDS: u64 = 100;
 const DUPLICATES_PER_THOUSAND_MAX: u64 = 20;
 
 /// Failures that are told before the rest is left alone.
-const FAILURES_MAX: usize = 10;
+const FAILURES_MAX: usize = 500;
 
 fn run(seed: u64, trace: bool) -> Report {
     let scenario = Scenario::new(seed);
@@ -55,7 +55,7 @@ fn run_all(seeds: impl Iterator<Item = u64>) {
             Err(_) => {
                 failures += 1;
                 println!("seed {seed} fails: {:?}", Scenario::new(seed));
-                println!("replay it with: PINNACE_SIM_SEED={seed} cargo test --test sim -- --nocapture");
+                println!("\nreplay it with: PINNACE_SIM_SEED={seed} cargo test --test sim -- --nocapture");
                 if failures == FAILURES_MAX {
                     break;
                 }

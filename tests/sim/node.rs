@@ -134,7 +134,7 @@ impl Node {
         std::mem::take(&mut self.effects)
     }
 
-    /// Begins to fetch. Returns false when the root is none that can be fetched.
+    /// Begins to fetch.
     pub fn start(&mut self, plan: usize, root: Cid, sources: BTreeSet<usize>, limits: FetchLimits, now: Instant) {
         let core = FetchCore::new(root, limits, now).expect("a root that can be fetched");
         let session = SessionId(self.next_session);
@@ -148,6 +148,11 @@ impl Node {
         self.after(self.speed.hop, NodeEvent::Wake(session));
         self.after(TICK, NodeEvent::Tick(session));
         self.step(session, now);
+    }
+
+    /// Whether a plan is being carried out.
+    pub fn is_fetching(&self, plan: usize) -> bool {
+        self.fetches.values().any(|fetch| fetch.plan == plan)
     }
 
     /// A link is up.

@@ -97,6 +97,8 @@ struct Link {
 
 #[derive(Debug)]
 struct Progress {
+    /// Its time has come.
+    asked_for: bool,
     tries: u32,
     /// Until when it has to be done; `None` when nobody may have all of it.
     until: Option<Instant>,
@@ -259,7 +261,7 @@ impl<'a> World<'a> {
             }
         }
         let until = missing.is_empty().then(|| self.began + self.time_allowed(dag));
-        Progress { tries: 0, until, done: None }
+        Progress { asked_for: false, tries: 0, until, done: None }
     }
 
     /// What a fetch may take, from the start of the run: generous, so that only what is stuck is late.
@@ -316,13 +318,16 @@ impl<'a> World<'a> {
     fn start(&mut self, plan: usize) {
         let fetch = &self.scenario.fetches[plan];
         let seat = &mut self.seats[fetch.node];
+        self.progress[plan].asked_for = true;
         if !seat.running || self.progress[plan].done.is_some() {
             return;
         }
         let ends = self.scenario.links.iter().enumerate();
         let sources = ends.filter(|(_, link)| link.source && link.ends.contains(&fetch.node)).map(|(link, _)| link);
         let limits = FetchLimits { blocks_max: 1_000_000, stall_timeout: self.scenario.stall_timeout };
-        if let Actor::Honest(node) = &mut seat.actor {
+        if let Actor::Honest(node) = &mut seat.actor
+            && !node.is_fetching(plan)
+        {
             self.progress[plan].tries += 1;
             node.start(plan, self.dags[fetch.dag].root, sources.collect(), limits, self.now);
             self.say(|| format!("node {} begins plan {plan}", fetch.node));
@@ -425,7 +430,7 @@ impl<'a> World<'a> {
         }
         for plan in 0..self.scenario.fetches.len() {
             // What would begin later anyway isn't begun twice.
-            if self.scenario.fetches[plan].node == index && self.progress[plan].tries > 0 {
+            if self.scenario.fetches[plan].node == index && self.progress[plan].asked_for {
                 self.start(plan);
             }
         }
