@@ -33,5 +33,5 @@ bench-repositories *ARGUMENTS:
 
 # How fast DAGs come into pinnace and Kubo, and out of them; `--links 50ms` and others for long links.
 bench-fetching *ARGUMENTS:
-    cargo build --locked --release --bin pinnace --example relay
+    cargo build --locked --release --bin pinnace --example relay --example drain
     benches/kubo/fetching {{ ARGUMENTS }}

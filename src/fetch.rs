@@ -151,18 +151,23 @@ impl Run<'_> {
                 progress.send_replace(self.core.progress(Instant::now()));
                 return Ok(dag);
             }
+            let now = Instant::now();
+            let put_due_at = self.core.put_due_at(now);
+            if put_due_at.is_some_and(|at| at <= now) {
+                self.put_waiting();
+            }
             tokio::select! {
                 event = self.peers.next() => {
                     self.handle_event(event.ok_or(NodeGone)?)?;
                     for _ in 1..EVENTS_IN_A_ROW_MAX {
-                        if self.core.is_put_due() {
+                        if self.core.put_due_at(now).is_some_and(|at| at <= now) {
                             break;
                         }
                         let Some(event) = self.peers.try_next() else { break };
                         self.handle_event(event)?;
                     }
-                    self.put_waiting();
                 }
+                () = tokio::time::sleep_until(put_due_at.unwrap_or(now).into()), if put_due_at.is_some_and(|at| at > now) => {}
                 found = answer(self.lookup.as_mut()) => {
                     self.lookup = None;
                     let found = found.map_err(|_| FetchError::Stopping)??;

@@ -20,8 +20,17 @@ const LOOKUP_CIDS_MAX: usize = 512;
 /// Wants that are listed while nobody can be asked for them: about 200 bytes of memory each.
 const WANTS_AHEAD_MAX: usize = 4096;
 
-/// Blocks that are handed to the store at a time.
-const PUT_BLOCKS_MAX: usize = 64;
+/// Blocks, and bytes of blocks, that wait before the store gets them. Each commit writes parts of the index anew, so a commit
+/// for each block would take longer than the block itself.
+const PUT_BLOCKS: usize = 512;
+const PUT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How long a block waits at most for others to be stored with.
+const PUT_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// A look-up costs a wake-up of another thread, and what it finds missing a message: both wait until so much of the window
+/// is free.
+const LOOKUP_ROOM_PART: usize = 8;
 
 /// A fetch always may have this much in flight, however many others run: the largest block, and one more.
 const SHARE_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -132,7 +141,7 @@ pub fn share_bytes(bytes_in_flight_max: u64, running: u64) -> u64 {
 ///
 /// After whatever happened, [`FetchCore::poll_lookup`] and [`FetchCore::poll_actions`] say what is to be done, and
 /// [`FetchCore::result`] whether that was all. Blocks that came are taken with [`FetchCore::take_blocks`], at the latest
-/// when [`FetchCore::is_put_due`].
+/// at [`FetchCore::put_due_at`].
 #[derive(Debug)]
 pub struct FetchCore {
     limits: FetchLimits,
@@ -145,6 +154,10 @@ pub struct FetchCore {
     /// Blocks that came and aren't handed to the store yet.
     waiting_blocks: Vec<Block>,
     waiting_bytes: u64,
+    /// When the first of them came.
+    waiting_since: Instant,
+    /// Bytes that this fetch may have in flight, when that was last said.
+    share_bytes: u64,
     /// Bytes of blocks that came and aren't durable, handed to the store or not.
     unstored_bytes: u64,
     progress: FetchProgress,
@@ -165,6 +178,8 @@ impl FetchCore {
             putting: 0,
             waiting_blocks: Vec::new(),
             waiting_bytes: 0,
+            waiting_since: now,
+            share_bytes: SHARE_BYTES_MIN,
             unstored_bytes: 0,
             progress: FetchProgress::new(now),
             rates: VecDeque::new(),
@@ -181,7 +196,11 @@ impl FetchCore {
         }
         // While nobody can be asked, the walk goes on through what is held, so that the progress says what is held.
         let window = if self.session.providers() == 0 { WANTS_AHEAD_MAX } else { self.session.window() };
-        let room = window.saturating_sub(self.session.wanted()).min(LOOKUP_CIDS_MAX);
+        let wanted = self.session.wanted();
+        let room = window.saturating_sub(wanted).min(LOOKUP_CIDS_MAX);
+        if room < (window / LOOKUP_ROOM_PART).min(LOOKUP_CIDS_MAX) && wanted > window / 2 {
+            return None;
+        }
         let cids: Vec<Cid> = std::iter::from_fn(|| self.walk.next()).take(room).collect();
         self.looking_up = !cids.is_empty();
         self.looking_up.then_some(cids)
@@ -189,6 +208,7 @@ impl FetchCore {
 
     /// What to tell the peers, when `share_bytes` may be in flight.
     pub fn poll_actions(&mut self, now: Instant, share_bytes: u64) -> Vec<Action> {
+        self.share_bytes = share_bytes;
         self.session.poll(now, self.asks_max(share_bytes))
     }
 
@@ -247,6 +267,9 @@ impl FetchCore {
                     self.progress.last_block_at = Some(now);
                     self.quiet_since = now;
                     self.unstored_bytes += bytes;
+                    if self.waiting_blocks.is_empty() {
+                        self.waiting_since = now;
+                    }
                     self.waiting_bytes += bytes;
                     self.waiting_blocks.push(block);
                 }
@@ -256,9 +279,16 @@ impl FetchCore {
         Ok(())
     }
 
-    /// Whether as many blocks wait for the store as it gets at a time.
-    pub fn is_put_due(&self) -> bool {
-        self.waiting_blocks.len() >= PUT_BLOCKS_MAX
+    /// When the store should get the blocks that wait, if any do; that may be at once.
+    pub fn put_due_at(&self, now: Instant) -> Option<Instant> {
+        if self.waiting_blocks.is_empty() {
+            return None;
+        }
+        // With little memory a batch must not hold up what could be asked for meanwhile.
+        let enough =
+            self.waiting_blocks.len() >= PUT_BLOCKS || self.waiting_bytes >= PUT_BYTES.min(self.share_bytes / 4);
+        let last = self.session.wanted() == 0 && !self.looking_up && self.walk.pending_len() == 0;
+        Some(if enough || last { now } else { self.waiting_since + PUT_WAIT_MAX })
     }
 
     /// The blocks that wait for the store, if any do. [`FetchCore::handle_put`] must follow when they are durable.

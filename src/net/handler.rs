@@ -201,8 +201,8 @@ async fn read_message(reader: &mut Reader) -> io::Result<Option<Incoming>> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     while reader.filled < length {
-        // What is announced is not believed: the room doubles as the bytes really come.
-        let room = length.min((2 * reader.filled).max(READ_BYTES));
+        // What is announced is not believed before a good part of it came.
+        let room = if reader.filled < READ_BYTES { length.min(READ_BYTES) } else { length };
         if fill(reader, room, true).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -15,6 +15,7 @@ mod node;
 mod security;
 mod serve;
 mod session;
+mod tls;
 mod transport;
 #[cfg(target_os = "linux")]
 mod udp_buffers;

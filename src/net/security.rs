@@ -1,45 +1,58 @@
 //! Which encryption a TCP connection gets: TLS 1.3 first, as Kubo prefers too (AES has hardware support nearly
 //! everywhere), Noise for peers that only speak that.
+//!
+//! There is a buffer on both sides of it. Below, because rustls asks the socket for one record at a time; above, because
+//! yamux writes the head and the body of each frame on their own, and each would become a record and a system call.
 
 use std::io;
 
 use futures::future::{BoxFuture, Either};
+use futures::io::{BufReader, BufWriter};
 use futures::{AsyncRead, AsyncWrite, FutureExt};
+use futures_rustls::TlsStream;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, noise, tls};
+use libp2p::{PeerId, noise};
+
+use super::tls::{self, Tls};
+
+/// What is read from a socket at a time, at most: four full records of TLS.
+const READ_BYTES: usize = 64 * 1024;
+
+/// What is encrypted at a time, at most: four full records, as many as rustls holds.
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// Both encryptions, to be negotiated.
 #[derive(Clone)]
 pub struct Security {
-    tls: tls::Config,
+    tls: Tls,
     noise: noise::Config,
 }
 
 impl Security {
     /// Proves the identity of `keypair`.
     pub fn new(keypair: &Keypair) -> io::Result<Self> {
-        Ok(Self {
-            tls: tls::Config::new(keypair).map_err(io::Error::other)?,
-            noise: noise::Config::new(keypair).map_err(io::Error::other)?,
-        })
-    }
-
-    fn tls_name(&self) -> &'static str {
-        self.tls.protocol_info().next().unwrap_or_default()
+        Ok(Self { tls: Tls::new(keypair)?, noise: noise::Config::new(keypair).map_err(io::Error::other)? })
     }
 }
 
 impl UpgradeInfo for Security {
     type Info = &'static str;
-    type InfoIter = std::iter::Chain<<tls::Config as UpgradeInfo>::InfoIter, <noise::Config as UpgradeInfo>::InfoIter>;
+    type InfoIter = std::iter::Chain<std::iter::Once<&'static str>, <noise::Config as UpgradeInfo>::InfoIter>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.tls.protocol_info().chain(self.noise.protocol_info())
+        std::iter::once(tls::PROTOCOL).chain(self.noise.protocol_info())
     }
 }
 
-type Encrypted<C> = (PeerId, Either<tls::TlsStream<C>, noise::Output<C>>);
+type Encrypted<C> = (PeerId, BufWriter<Either<TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>>);
+
+fn buffered<C>(peer: PeerId, stream: Either<TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>) -> Encrypted<C>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    (peer, BufWriter::with_capacity(WRITE_BYTES, stream))
+}
 
 impl<C> InboundConnectionUpgrade<C> for Security
 where
@@ -51,12 +64,13 @@ where
 
     fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
         async move {
-            if name == self.tls_name() {
-                let (peer, stream) = self.tls.upgrade_inbound(socket, name).await.map_err(io::Error::other)?;
-                return Ok((peer, Either::Left(stream)));
+            let socket = BufReader::with_capacity(READ_BYTES, socket);
+            if name == tls::PROTOCOL {
+                let (peer, stream) = self.tls.accept(socket).await?;
+                return Ok(buffered(peer, Either::Left(stream)));
             }
             let (peer, stream) = self.noise.upgrade_inbound(socket, name).await.map_err(io::Error::other)?;
-            Ok((peer, Either::Right(stream)))
+            Ok(buffered(peer, Either::Right(stream)))
         }
         .boxed()
     }
@@ -72,12 +86,13 @@ where
 
     fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
         async move {
-            if name == self.tls_name() {
-                let (peer, stream) = self.tls.upgrade_outbound(socket, name).await.map_err(io::Error::other)?;
-                return Ok((peer, Either::Left(stream)));
+            let socket = BufReader::with_capacity(READ_BYTES, socket);
+            if name == tls::PROTOCOL {
+                let (peer, stream) = self.tls.connect(socket).await?;
+                return Ok(buffered(peer, Either::Left(stream)));
             }
             let (peer, stream) = self.noise.upgrade_outbound(socket, name).await.map_err(io::Error::other)?;
-            Ok((peer, Either::Right(stream)))
+            Ok(buffered(peer, Either::Right(stream)))
         }
         .boxed()
     }

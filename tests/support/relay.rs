@@ -6,27 +6,27 @@
 //!
 //! Every byte leaves the relay half a round trip after it came. With a rate, bytes of each direction leave one after the other, as
 //! from one wire that all connections share. What is under way is bounded: TCP waits for room, UDP drops, as a router would.
+//!
+//! Each direction has a thread that reads and one that sleeps and writes: the system wakes a thread within a tenth of a millisecond,
+//! where the timers of an async runtime count in milliseconds.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::error::Error;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Bytes under way in one direction of one connection: a window that fills 1 GB/s at 50 ms.
-const UNDER_WAY_BYTES: usize = 64 * 1024 * 1024;
+/// Pieces under way in one direction of one connection: 64 MiB when they are whole, a window that fills 1 GB/s at 50 ms.
+const PIECES_UNDER_WAY: usize = 1024;
 
 /// The largest datagram.
 const DATAGRAM_BYTES: usize = 65_536;
@@ -76,8 +76,10 @@ impl Wire {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
+/// What is under way, and when it is at the other end.
+type Later = (Instant, Vec<u8>);
+
+fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [target, round_trip, rate @ ..] = arguments.as_slice() else {
         return Err("usage: relay TARGET ROUND_TRIP_MILLISECONDS [BYTES_PER_SECOND]".into());
@@ -85,99 +87,105 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let target: SocketAddr = target.parse()?;
     let rate = rate.first().map(|rate| rate.parse()).transpose()?;
     let link = Link { round_trip: Duration::from_millis(round_trip.parse()?), rate };
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    let socket = Arc::new(udp_socket(address)?);
+    let socket = udp_socket(address)?;
     println!("{address}");
     let (there, back) = (Wire::new(link), Wire::new(link));
-    let (ended, mut end) = mpsc::channel::<()>(1);
-    std::thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        drop(ended);
-    });
-    tokio::select! {
-        () = carry_connections(listener, target, Arc::clone(&there), Arc::clone(&back)) => {}
-        () = carry_datagrams(socket, target, there, back) => {}
-        _ = end.recv() => {}
-    }
+    let (there_too, back_too) = (Arc::clone(&there), Arc::clone(&back));
+    thread::spawn(move || carry_connections(&listener, target, &there_too, &back_too));
+    thread::spawn(move || carry_datagrams(&Arc::new(socket), target, &there, &back));
+    io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
 }
 
-async fn carry_connections(listener: TcpListener, target: SocketAddr, there: Arc<Wire>, back: Arc<Wire>) {
-    let mut tasks = JoinSet::new();
-    while let Ok((near, _)) = listener.accept().await {
-        let (there, back) = (Arc::clone(&there), Arc::clone(&back));
-        tasks.spawn(async move {
+fn sleep_until(at: Instant) {
+    thread::sleep(at.saturating_duration_since(Instant::now()));
+}
+
+fn carry_connections(listener: &TcpListener, target: SocketAddr, there: &Arc<Wire>, back: &Arc<Wire>) {
+    while let Ok((near, _)) = listener.accept() {
+        let (there, back) = (Arc::clone(there), Arc::clone(back));
+        thread::spawn(move || {
             // The first packet takes its time as well.
-            tokio::time::sleep_until(there.arrival(0)).await;
-            let Ok(far) = TcpStream::connect(target).await else { return };
-            let _ = (near.set_nodelay(true), far.set_nodelay(true));
-            let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
-            tokio::join!(carry_stream(near_read, far_write, there), carry_stream(far_read, near_write, back));
+            sleep_until(there.arrival(0));
+            let far = TcpStream::connect(target)?;
+            near.set_nodelay(true)?;
+            far.set_nodelay(true)?;
+            carry_stream(near.try_clone()?, far.try_clone()?, there);
+            carry_stream(far, near, back);
+            Ok::<_, io::Error>(())
         });
-        while tasks.try_join_next().is_some() {}
     }
 }
 
-async fn carry_stream<R, W>(mut from: R, mut to: W, wire: Arc<Wire>)
-where
-    R: AsyncReadExt + Unpin,
-    W: AsyncWriteExt + Unpin,
-{
-    let (send, mut receive) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
-    let room = Arc::new(Semaphore::new(UNDER_WAY_BYTES));
-    let read_room = Arc::clone(&room);
-    let read = async move {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        while let Ok(count @ 1..) = from.read(&mut chunk).await {
-            let Ok(permit) = read_room.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await else { return };
-            permit.forget();
-            if send.send((wire.arrival(count), chunk[..count].to_vec())).is_err() {
-                return;
+fn carry_stream(mut from: TcpStream, mut to: TcpStream, wire: Arc<Wire>) {
+    let (send, receive) = sync_channel::<Later>(PIECES_UNDER_WAY);
+    thread::spawn(move || {
+        let mut piece = vec![0; CHUNK_BYTES];
+        while let Ok(count @ 1..) = from.read(&mut piece) {
+            if send.send((wire.arrival(count), piece[..count].to_vec())).is_err() {
+                break;
             }
         }
-    };
-    let write = async move {
-        while let Some((at, chunk)) = receive.recv().await {
-            tokio::time::sleep_until(at).await;
-            if to.write_all(&chunk).await.is_err() {
-                room.close();
-                return;
+    });
+    thread::spawn(move || {
+        for (at, piece) in receive {
+            sleep_until(at);
+            if to.write_all(&piece).is_err() {
+                break;
             }
-            room.add_permits(chunk.len());
         }
-        let _ = to.shutdown().await;
-    };
-    tokio::join!(read, write);
+        let _ = to.shutdown(Shutdown::Write);
+    });
 }
 
-async fn carry_datagrams(near: Arc<UdpSocket>, target: SocketAddr, there: Arc<Wire>, back: Arc<Wire>) {
-    let mut flows: HashMap<SocketAddr, mpsc::Sender<(Instant, Vec<u8>)>> = HashMap::new();
-    let mut tasks = JoinSet::new();
+fn carry_datagrams(near: &Arc<UdpSocket>, target: SocketAddr, there: &Wire, back: &Arc<Wire>) {
+    let mut flows: HashMap<SocketAddr, SyncSender<Later>> = HashMap::new();
     let mut datagram = vec![0; DATAGRAM_BYTES];
     loop {
-        let Ok((count, client)) = near.recv_from(&mut datagram).await else { continue };
+        let Ok((count, client)) = near.recv_from(&mut datagram) else { continue };
         let flow = match flows.entry(client) {
             Entry::Occupied(flow) => flow.into_mut(),
             Entry::Vacant(new) => {
-                let Ok(far) = connected(target).await else { continue };
-                let far = Arc::new(far);
-                let (send, receive) = mpsc::channel(DATAGRAMS_UNDER_WAY);
-                tasks.spawn(send_later(receive, Arc::clone(&far), None));
-                let (send_back, receive_back) = mpsc::channel(DATAGRAMS_UNDER_WAY);
-                tasks.spawn(send_later(receive_back, Arc::clone(&near), Some(client)));
-                tasks.spawn(receive_from(far, send_back, Arc::clone(&back)));
-                new.insert(send)
+                let Ok(flow) = open_flow(near, client, target, back) else { continue };
+                new.insert(flow)
             }
         };
-        offer(flow, &there, &datagram[..count]);
+        offer(flow, there, &datagram[..count]);
     }
 }
 
-async fn connected(target: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = udp_socket("127.0.0.1:0".parse().map_err(io::Error::other)?)?;
-    socket.connect(target).await?;
-    Ok(socket)
+fn open_flow(
+    near: &Arc<UdpSocket>,
+    client: SocketAddr,
+    target: SocketAddr,
+    back: &Arc<Wire>,
+) -> io::Result<SyncSender<Later>> {
+    let far = Arc::new(udp_socket(SocketAddr::from(([127, 0, 0, 1], 0)))?);
+    far.connect(target)?;
+    let (send, receive) = sync_channel(DATAGRAMS_UNDER_WAY);
+    let (send_back, receive_back) = sync_channel(DATAGRAMS_UNDER_WAY);
+    let (far_too, near, back) = (Arc::clone(&far), Arc::clone(near), Arc::clone(back));
+    // What the system refuses is lost, as on any link.
+    thread::spawn(move || send_later(receive, |datagram| far_too.send(datagram)));
+    thread::spawn(move || send_later(receive_back, |datagram| near.send_to(datagram, client)));
+    thread::spawn(move || {
+        let mut datagram = vec![0; DATAGRAM_BYTES];
+        loop {
+            if let Ok(count) = far.recv(&mut datagram) {
+                offer(&send_back, &back, &datagram[..count]);
+            }
+        }
+    });
+    Ok(send)
+}
+
+fn send_later(receive: Receiver<Later>, send: impl Fn(&[u8]) -> io::Result<usize>) {
+    for (at, datagram) in receive {
+        sleep_until(at);
+        let _ = send(&datagram);
+    }
 }
 
 /// A socket that loses nothing while the relay is busy: the system's buffers hold a few packets only.
@@ -186,34 +194,13 @@ fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     // The system cuts this to what it allows.
     socket.set_recv_buffer_size(SOCKET_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BYTES)?;
-    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
-}
-
-async fn receive_from(socket: Arc<UdpSocket>, send: mpsc::Sender<(Instant, Vec<u8>)>, wire: Arc<Wire>) {
-    let mut datagram = vec![0; DATAGRAM_BYTES];
-    loop {
-        if let Ok(count) = socket.recv(&mut datagram).await {
-            offer(&send, &wire, &datagram[..count]);
-        }
-    }
+    Ok(socket.into())
 }
 
 /// Puts a datagram on the wire, or drops it when the wire's queue is longer than a router's would be.
-fn offer(send: &mpsc::Sender<(Instant, Vec<u8>)>, wire: &Wire, datagram: &[u8]) {
+fn offer(send: &SyncSender<Later>, wire: &Wire, datagram: &[u8]) {
     if wire.waits() <= wire.link.round_trip.max(Duration::from_millis(10)) {
         let _ = send.try_send((wire.arrival(datagram.len()), datagram.to_vec()));
-    }
-}
-
-async fn send_later(mut receive: mpsc::Receiver<(Instant, Vec<u8>)>, socket: Arc<UdpSocket>, to: Option<SocketAddr>) {
-    while let Some((at, datagram)) = receive.recv().await {
-        tokio::time::sleep_until(at).await;
-        // What the system refuses is lost, as on any link.
-        let _ = match to {
-            Some(to) => socket.send_to(&datagram, to).await,
-            None => socket.send(&datagram).await,
-        };
     }
 }
