@@ -38,6 +38,8 @@ pub enum NodeEvent {
     Wake(SessionId),
     /// A fetch looks after what is overdue.
     Tick(SessionId),
+    /// Blocks have waited long enough for others to be stored with.
+    PutDue(SessionId),
     /// What a fetch wants the peers to be told.
     Act(SessionId, Vec<Action>),
     /// A fetch is over.
@@ -82,6 +84,8 @@ struct Fetch {
     inbox: VecDeque<SessionEvent>,
     /// A `Wake` is on its way.
     waking: bool,
+    /// When a `PutDue` comes.
+    put_due_at: Option<Instant>,
     blocks_fetched: u64,
 }
 
@@ -144,7 +148,7 @@ impl Node {
             inbox.push_back(SessionEvent::PeerConnected { peer: *peer, source: sources.contains(link) });
         }
         self.sessions.insert(session, sources);
-        self.fetches.insert(session, Fetch { plan, core, inbox, waking: true, blocks_fetched: 0 });
+        self.fetches.insert(session, Fetch { plan, core, inbox, waking: true, put_due_at: None, blocks_fetched: 0 });
         self.after(self.speed.hop, NodeEvent::Wake(session));
         self.after(TICK, NodeEvent::Tick(session));
         self.step(session, now);
@@ -244,6 +248,12 @@ impl Node {
                 assert!(progress.blocks_fetched <= progress.blocks_known, "{progress:?}");
                 fetch.blocks_fetched = progress.blocks_fetched;
                 self.after(TICK, NodeEvent::Tick(session));
+                self.step(session, now);
+            }
+            NodeEvent::PutDue(session) => {
+                if let Some(fetch) = self.fetches.get_mut(&session) {
+                    fetch.put_due_at = None;
+                }
                 self.step(session, now);
             }
             NodeEvent::Act(session, actions) => {
@@ -347,7 +357,7 @@ impl Node {
         let Some(fetch) = self.fetches.get_mut(&session) else { return };
         fetch.waking = false;
         for _ in 0..EVENTS_IN_A_ROW_MAX {
-            if fetch.core.is_put_due() {
+            if fetch.core.put_due_at(now).is_some_and(|at| at <= now) {
                 break;
             }
             let Some(event) = fetch.inbox.pop_front() else { break };
@@ -355,14 +365,10 @@ impl Node {
                 return self.end(session, Err(error));
             }
         }
-        if let Some(batch) = fetch.core.take_blocks() {
-            self.store.put(Put { session, batch });
-        }
         if !fetch.inbox.is_empty() {
             fetch.waking = true;
             self.after(Duration::ZERO, NodeEvent::Wake(session));
         }
-        self.begin_commit();
         self.step(session, now);
     }
 
@@ -387,7 +393,20 @@ impl Node {
         }
         if let Some(dag) = fetch.core.result() {
             assert_eq!(fetch.core.session().wanted(), 0, "a fetch is done and still wants something");
-            self.end(session, Ok(dag));
+            return self.end(session, Ok(dag));
+        }
+        match fetch.core.put_due_at(now) {
+            Some(at) if at <= now => {
+                if let Some(batch) = fetch.core.take_blocks() {
+                    self.store.put(Put { session, batch });
+                    self.begin_commit();
+                }
+            }
+            Some(at) if fetch.put_due_at.is_none_or(|due| due > at) => {
+                fetch.put_due_at = Some(at);
+                self.effects.push(Effect::After(at - now, NodeEvent::PutDue(session)));
+            }
+            _ => {}
         }
         let allowed = self.bytes_in_flight_max.max(4 * 1024 * 1024 * self.fetches.len() as u64);
         let over = self.unstored_bytes().saturating_sub(allowed);
