@@ -51,10 +51,6 @@ fn run_all(seeds: impl Iterator<Item = u64>) {
                 total.events += report.events;
                 total.lasted += report.lasted;
                 total.time_used = total.time_used.max(report.time_used);
-                let over = report.received.iter().map(|r| r.over_budget_bytes).max().unwrap_or(0);
-                if over > 0 || report.duplicate_bytes > 200_000 {
-                    println!("STAT seed {seed} over {over} dup {} of {}", report.duplicate_bytes, report.dag_bytes);
-                }
             }
             Err(_) => {
                 failures += 1;

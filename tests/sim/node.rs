@@ -22,6 +22,9 @@ use crate::store::{Put, Store};
 /// Events that a fetch takes in a row.
 const EVENTS_IN_A_ROW_MAX: usize = 1024;
 
+/// What a fetch takes a block to have before the first one came.
+const BLOCK_BYTES_GUESS: u64 = 256 * 1024;
+
 /// The two queues of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
@@ -72,10 +75,27 @@ pub struct Received {
     pub wanted_bytes: u64,
     /// Bytes of blocks that nobody wanted, any longer or ever.
     pub unwanted_bytes: u64,
-    /// The most bytes that waited to be durable at once, over what was allowed.
-    pub over_budget_bytes: u64,
     /// Questions for blocks.
     pub asks: u64,
+}
+
+/// What bounds the memory of a node's fetches.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// As in the configuration.
+    pub bytes_in_flight_max: u64,
+    /// The largest block that there is.
+    pub largest: u64,
+}
+
+impl Budget {
+    /// The most bytes that may wait to be durable, for so many fetches: what they may have in flight, and one block more
+    /// for each. A fetch counts what it asks for by the size of what came before, and guesses 256 KiB at first, so where blocks may be
+    /// larger than that, as many times more can come.
+    fn allowed(&self, fetches: u64) -> u64 {
+        let misjudged = self.largest.div_ceil(BLOCK_BYTES_GUESS).max(1);
+        fetches * (share_bytes(self.bytes_in_flight_max, fetches) * misjudged + self.largest)
+    }
 }
 
 struct Fetch {
@@ -92,7 +112,7 @@ struct Fetch {
 /// A node.
 pub struct Node {
     speed: Speed,
-    bytes_in_flight_max: u64,
+    budget: Budget,
     /// What it holds.
     pub store: Store,
     wants: Wants,
@@ -114,10 +134,10 @@ pub struct Node {
 
 impl Node {
     /// A node that holds what is in the store.
-    pub fn new(speed: Speed, bytes_in_flight_max: u64, store: Store) -> Self {
+    pub fn new(speed: Speed, budget: Budget, store: Store) -> Self {
         Self {
             speed,
-            bytes_in_flight_max,
+            budget,
             store,
             wants: Wants::default(),
             server: Server::default(),
@@ -380,7 +400,9 @@ impl Node {
 
     /// Does what a fetch has ready.
     fn step(&mut self, session: SessionId, now: Instant) {
-        let share = share_bytes(self.bytes_in_flight_max, self.fetches.len() as u64);
+        let (unstored, allowed) = (self.unstored_bytes(), self.budget.allowed(self.fetches.len() as u64));
+        assert!(unstored <= allowed, "{unstored} bytes wait for the store, and only {allowed} may");
+        let share = share_bytes(self.budget.bytes_in_flight_max, self.fetches.len() as u64);
         let Some(fetch) = self.fetches.get_mut(&session) else { return };
         if let Some(cids) = fetch.core.poll_lookup() {
             let found = self.store.look_up(cids);
@@ -408,9 +430,6 @@ impl Node {
             }
             _ => {}
         }
-        let allowed = self.bytes_in_flight_max.max(4 * 1024 * 1024 * self.fetches.len() as u64);
-        let over = self.unstored_bytes().saturating_sub(allowed);
-        self.received.over_budget_bytes = self.received.over_budget_bytes.max(over);
     }
 
     fn end(&mut self, session: SessionId, result: Result<LocalDag, CoreError>) {

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::dags::{Dag, Key};
 use crate::liar::{Liar, Payload};
-use crate::node::{Effect, Lane, Node, NodeEvent, Received};
+use crate::node::{Budget, Effect, Lane, Node, NodeEvent, Received};
 use crate::scenario::{Fault, LinkPlan, Role, Scenario};
 use crate::store::Store;
 
@@ -130,6 +130,7 @@ pub struct Report {
 pub struct World<'a> {
     scenario: &'a Scenario,
     dags: Vec<Dag>,
+    budget: Budget,
     seats: Vec<Seat>,
     links: Vec<Link>,
     progress: Vec<Progress>,
@@ -149,6 +150,8 @@ impl<'a> World<'a> {
         let began = Instant::now();
         let dags = scenario.build_dags();
         let all: BTreeMap<Key, Bytes> = dags.iter().flat_map(|dag| dag.held.clone()).collect();
+        let largest = dags.iter().map(|dag| dag.largest).max().unwrap_or_default();
+        let budget = Budget { bytes_in_flight_max: scenario.bytes_in_flight_max, largest };
         let mut share = |held: u32| {
             let kept = all.iter().filter(|_| random.random_range(0..1000) < held);
             Store::new(kept.map(|(key, data)| (*key, data.clone())).collect())
@@ -156,7 +159,7 @@ impl<'a> World<'a> {
         let seat = |plan: &crate::scenario::NodePlan| {
             let actor = match plan.role {
                 Role::Fetcher { held } | Role::Provider { held } => {
-                    Actor::Honest(Box::new(Node::new(plan.speed, scenario.bytes_in_flight_max, share(held))))
+                    Actor::Honest(Box::new(Node::new(plan.speed, budget, share(held))))
                 }
                 Role::Liar(lie) => Actor::Liar(Liar::new(lie, all.clone())),
             };
@@ -177,6 +180,7 @@ impl<'a> World<'a> {
         let mut world = Self {
             scenario,
             dags,
+            budget,
             seats,
             links,
             progress: vec![],
@@ -371,6 +375,10 @@ impl<'a> World<'a> {
             Ok(local) => {
                 let expected = LocalDag { blocks: dag.blocks, bytes: dag.bytes };
                 assert_eq!(local, expected, "plan {plan} counts what isn't there");
+                if let Actor::Honest(node) = &self.seats[fetch.node].actor {
+                    let missing = dag.held.keys().filter(|key| !node.store.held.contains_key(*key)).count();
+                    assert_eq!(missing, 0, "plan {plan} says that it is done, and {missing} blocks aren't durable");
+                }
                 self.progress[plan].done = Some(self.elapsed());
                 self.report.done += 1;
                 self.report.dag_bytes += dag.bytes;
@@ -422,7 +430,7 @@ impl<'a> World<'a> {
         if let Actor::Honest(node) = &mut seat.actor {
             let store = Store::new(std::mem::take(&mut node.store.held));
             let received = node.received;
-            **node = Node::new(self.scenario.nodes[index].speed, self.scenario.bytes_in_flight_max, store);
+            **node = Node::new(self.scenario.nodes[index].speed, self.budget, store);
             node.received = received;
         }
         for link in self.links_of(index) {
@@ -631,15 +639,7 @@ impl<'a> World<'a> {
             node.assert_idle(&honest);
             self.report.received.push(node.received);
             let plans = self.scenario.fetches.iter().enumerate().filter(|(_, fetch)| fetch.node == index);
-            let mut expected = BTreeSet::new();
-            for (plan, fetch) in plans {
-                let dag = &self.dags[fetch.dag];
-                if self.progress[plan].done.is_some() {
-                    let missing = dag.held.keys().filter(|key| !node.store.held.contains_key(*key)).count();
-                    assert_eq!(missing, 0, "plan {plan} is done, and {missing} blocks aren't stored");
-                }
-                expected.extend(dag.held.iter());
-            }
+            let expected: BTreeSet<_> = plans.flat_map(|(_, fetch)| &self.dags[fetch.dag].held).collect();
             if index == 0 {
                 for (key, data) in &node.store.held {
                     assert!(expected.contains(&(key, data)), "a block is stored that belongs to nothing");
