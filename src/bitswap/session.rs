@@ -1,29 +1,46 @@
 //! One fetch's view of its peers: which of them is asked for which block.
 //!
 //! Peers that a pin names as origins, and peers that had an earlier block, are asked for blocks straight away; all
-//! others only whether they have one. Each peer has a window of outstanding wants. A want whose answer doesn't come
-//! goes to another peer, or to the same one again.
+//! others only whether they have one. Each provider has a window of outstanding wants that follows its pace, and a want goes
+//! to whoever should deliver it soonest. A want whose answer is late goes to another provider, or to the same one again, and
+//! strangers are asked about it too. A provider with nothing to do takes over what a slower one wouldn't deliver for long.
+//!
+//! Nothing here depends on the order of a hash table, so that a simulated run can be repeated.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use cid::Cid;
 
+use self::pace::{Mark, Pace};
 use super::PeerNumber;
 use super::wire::WantKind;
-use crate::model::limits::WANTS_PER_PEER_MAX;
 
-/// A peer that was silent for this long has lost what it was asked for.
+mod pace;
+#[cfg(test)]
+mod tests;
+
+/// A peer that was silent for this long has lost what it was asked for. Twice as long each time it is asked again.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// A want that is older than this, while its peer answers others, is asked again.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long a peer that hasn't delivered yet may take when another could be asked.
+const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes of blocks that one peer is asked for at a time: more than any link's bandwidth × delay that one fetch can use.
-const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How many times as long as expected, and how much longer, an answer may take when another peer could be asked.
+const PATIENCE: u32 = 3;
+const PATIENCE_MIN: Duration = Duration::from_secs(2);
 
-/// Wants that one peer is asked for at a time, whatever the blocks' size.
-const WINDOW_WANTS: std::ops::RangeInclusive<u64> = 16..=900;
+/// How often the time that a peer is given doubles.
+const DOUBLINGS_MAX: u32 = 4;
+
+/// A block is taken over when the other peer would need so much longer for it than twice our time.
+const TAKE_OVER_MIN: Duration = Duration::from_millis(100);
+
+/// The part of what came that may be asked for a second time on purpose: 1 / 100.
+const DUPLICATES_PART: u64 = 100;
+
+/// Wants that are passed over, because those who have them are busy, in search of one for somebody who isn't.
+const PASSED_OVER_MAX: usize = 512;
 
 /// What a block is taken to have before the first one came, in bytes: the default chunk of Kubo.
 const BLOCK_BYTES_GUESS: u64 = 256 * 1024;
@@ -33,6 +50,9 @@ const SEARCHED_WANTS_MAX: usize = 32;
 
 /// Wants that a peer denied and that stay on its list, so that it sends the block if it gets it later.
 const DENIED_KEPT_MAX: usize = 64;
+
+/// How long a denial counts that isn't kept on the peer's list; twice as long each time.
+const DENIAL_MIN: Duration = Duration::from_secs(5);
 
 /// What has to be told to a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,77 +77,96 @@ pub enum Action {
 
 #[derive(Debug)]
 struct Peer {
-    /// Is asked for blocks: named as an origin, or had a block before.
-    provider: bool,
     outstanding: usize,
-    delivered: u64,
+    pace: Pace,
     /// When it last delivered, or was first asked after having nothing to deliver.
     active_at: Instant,
+    /// How often it was late since it last delivered.
+    late: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     peer: PeerNumber,
-    at: Instant,
-    /// Blocks that the peer had delivered when it was asked.
-    delivered: u64,
-    /// Blocks that it was asked for before this one.
-    ahead: usize,
+    mark: Mark,
 }
 
-#[derive(Debug, Default)]
-struct Want {
-    /// The one peer that is asked for the block now.
-    asked: Option<Asked>,
-    /// Peers that don't have it.
-    denied: Vec<PeerNumber>,
-    /// Peers that were asked whether they have it.
-    searched: HashSet<PeerNumber>,
+#[derive(Debug, Clone, Copy)]
+struct Denial {
+    peer: PeerNumber,
+    /// When it may be asked again; `None` while the want is on its list.
+    until: Option<Instant>,
 }
+
+#[derive(Debug)]
+struct Want {
+    cid: Cid,
+    /// The peer that is asked for the block now, and a second one that should be sooner.
+    asked: Option<Asked>,
+    second: Option<Asked>,
+    /// Peers that don't have it.
+    denied: Vec<Denial>,
+    /// How many denials have run out.
+    denials: u32,
+    /// Peers that were late with it, once for each time.
+    late: Vec<PeerNumber>,
+    /// Peers that were asked whether they have it.
+    searched: BTreeSet<PeerNumber>,
+}
+
+impl Want {
+    fn is_denied_by(&self, peer: PeerNumber) -> bool {
+        self.denied.iter().any(|denial| denial.peer == peer)
+    }
+
+    fn is_asked_of(&self, peer: PeerNumber) -> bool {
+        self.asked.is_some_and(|asked| asked.peer == peer) || self.second.is_some_and(|asked| asked.peer == peer)
+    }
+
+    fn times_late(&self, peer: PeerNumber) -> usize {
+        self.late.iter().filter(|late| **late == peer).count()
+    }
+}
+
+/// The place of a want in the order of the DAG.
+type Order = u64;
 
 /// The session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Session {
     peers: BTreeMap<PeerNumber, Peer>,
-    wants: HashMap<Cid, Want>,
-    /// Wants without a peer that is asked for the block, in the order of the DAG.
-    unassigned: VecDeque<Cid>,
-    /// Wants that no provider has (or is connected for).
-    searching: HashSet<Cid>,
+    /// Those of `peers` that are asked for blocks: named as origins, or had a block before.
+    providers: BTreeSet<PeerNumber>,
+    wants: BTreeMap<Order, Want>,
+    orders: HashMap<Cid, Order>,
+    next_order: Order,
+    /// Wants without a peer that is asked for the block.
+    unassigned: BTreeSet<Order>,
+    /// Wants that no provider has (or is connected for), or that a provider was late with.
+    searching: BTreeSet<Order>,
     denied_kept: usize,
     blocks: u64,
     bytes: u64,
+    /// Bytes that were asked for a second time on purpose.
+    second_bytes: u64,
     /// The largest block lately: it fades by a sixteenth with each further block.
     recent_bytes_max: u64,
     actions: Vec<Action>,
 }
 
-impl Default for Session {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Session {
     /// A session without peers and wants.
     pub fn new() -> Self {
-        Self {
-            peers: BTreeMap::new(),
-            wants: HashMap::new(),
-            unassigned: VecDeque::new(),
-            searching: HashSet::new(),
-            denied_kept: 0,
-            blocks: 0,
-            bytes: 0,
-            recent_bytes_max: 0,
-            actions: Vec::new(),
-        }
+        Self::default()
     }
 
     /// A peer is connected; `provider` says that it is named as an origin.
     pub fn peer_connected(&mut self, peer: PeerNumber, provider: bool, now: Instant) {
-        let state = self.peers.entry(peer).or_insert(Peer { provider, outstanding: 0, delivered: 0, active_at: now });
-        state.provider |= provider;
+        let new = Peer { outstanding: 0, pace: Pace::new(now), active_at: now, late: 0 };
+        self.peers.entry(peer).or_insert(new);
+        if provider {
+            self.providers.insert(peer);
+        }
         self.retry_searching();
     }
 
@@ -136,46 +175,60 @@ impl Session {
         if self.peers.remove(&peer).is_none() {
             return;
         }
-        for (cid, want) in &mut self.wants {
-            let denials = want.denied.len();
-            want.denied.retain(|denied| *denied != peer);
-            self.denied_kept = self.denied_kept.saturating_sub(denials - want.denied.len());
+        self.providers.remove(&peer);
+        for (order, want) in &mut self.wants {
+            let kept = want.denied.iter().filter(|denial| denial.peer == peer && denial.until.is_none()).count();
+            self.denied_kept -= kept;
+            want.denied.retain(|denial| denial.peer != peer);
+            want.late.retain(|late| *late != peer);
             want.searched.remove(&peer);
+            if want.second.is_some_and(|asked| asked.peer == peer) {
+                want.second = None;
+            }
             if want.asked.is_some_and(|asked| asked.peer == peer) {
-                want.asked = None;
-                self.unassigned.push_back(*cid);
+                want.asked = want.second.take();
+                if want.asked.is_none() {
+                    self.unassigned.insert(*order);
+                }
             }
         }
     }
 
     /// Wants a block.
     pub fn want(&mut self, cid: Cid) {
-        if let std::collections::hash_map::Entry::Vacant(entry) = self.wants.entry(cid) {
-            entry.insert(Want::default());
-            self.unassigned.push_back(cid);
+        if self.orders.contains_key(&cid) {
+            return;
         }
+        let order = self.next_order;
+        self.next_order += 1;
+        self.orders.insert(cid, order);
+        self.unassigned.insert(order);
+        let (denied, late, searched) = (Vec::new(), Vec::new(), BTreeSet::new());
+        self.wants.insert(order, Want { cid, asked: None, second: None, denied, denials: 0, late, searched });
     }
 
     /// A wanted block came, from whomever. Returns false when it wasn't wanted.
     pub fn handle_block(&mut self, from: PeerNumber, cid: &Cid, bytes: u64, now: Instant) -> bool {
-        let Some(want) = self.wants.remove(cid) else { return false };
-        self.searching.remove(cid);
-        if let Some(asked) = want.asked {
-            if let Some(peer) = self.peers.get_mut(&asked.peer) {
-                peer.outstanding -= 1;
-            }
-        } else {
-            self.unassigned.retain(|unassigned| unassigned != cid);
-        }
-        self.denied_kept = self.denied_kept.saturating_sub(want.denied.len());
+        let Some(order) = self.orders.remove(cid) else { return false };
+        let Some(want) = self.wants.remove(&order) else { return false };
+        self.searching.remove(&order);
+        self.unassigned.remove(&order);
+        self.denied_kept -= want.denied.iter().filter(|denial| denial.until.is_none()).count();
         self.blocks += 1;
         self.bytes += bytes;
         self.recent_bytes_max = bytes.max(self.recent_bytes_max - self.recent_bytes_max / 16);
+        for asked in want.asked.into_iter().chain(want.second) {
+            if let Some(peer) = self.peers.get_mut(&asked.peer) {
+                peer.outstanding -= 1;
+                if asked.peer == from {
+                    peer.pace.handle_block(asked.mark, bytes, now);
+                }
+            }
+        }
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.delivered += 1;
             peer.active_at = now;
-            let first = !std::mem::replace(&mut peer.provider, true);
-            if first {
+            peer.late = 0;
+            if self.providers.insert(from) {
                 self.retry_searching();
             }
         }
@@ -184,11 +237,15 @@ impl Session {
 
     /// A peer says that it has a block: it is asked for it, and for others.
     pub fn handle_have(&mut self, from: PeerNumber, cid: &Cid) {
-        let Some(peer) = self.peers.get_mut(&from) else { return };
-        // A promise isn't a delivery: `active_at` stays.
-        peer.provider = true;
-        if let Some(want) = self.wants.get_mut(cid) {
-            want.denied.retain(|denied| *denied != from);
+        if !self.peers.contains_key(&from) {
+            return;
+        }
+        // A promise isn't a delivery: `active_at` and `late` stay.
+        self.providers.insert(from);
+        if let Some(want) = self.orders.get(cid).and_then(|order| self.wants.get_mut(order)) {
+            let kept = |denial: &&Denial| denial.peer == from && denial.until.is_none();
+            self.denied_kept -= want.denied.iter().filter(kept).count();
+            want.denied.retain(|denial| denial.peer != from);
         }
         self.retry_searching();
     }
@@ -196,20 +253,26 @@ impl Session {
     /// A peer says that it doesn't have a block.
     pub fn handle_dont_have(&mut self, from: PeerNumber, cid: &Cid, now: Instant) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        let Some(want) = self.wants.get_mut(cid) else { return };
-        if !want.denied.contains(&from) {
-            want.denied.push(from);
-            if self.denied_kept < DENIED_KEPT_MAX {
+        let Some(order) = self.orders.get(cid).copied() else { return };
+        let Some(want) = self.wants.get_mut(&order) else { return };
+        if !want.is_denied_by(from) {
+            let until = if self.denied_kept < DENIED_KEPT_MAX {
                 self.denied_kept += 1;
+                None
             } else {
                 self.actions.push(Action::Withdraw { peer: from, cid: *cid });
-            }
+                Some(now + DENIAL_MIN * (1 << want.denials.min(DOUBLINGS_MAX)))
+            };
+            want.denied.push(Denial { peer: from, until });
         }
-        if want.asked.is_some_and(|asked| asked.peer == from) {
-            want.asked = None;
+        if want.is_asked_of(from) {
             peer.outstanding -= 1;
             peer.active_at = now;
-            self.unassigned.push_front(*cid);
+            let remaining = want.asked.into_iter().chain(want.second).find(|asked| asked.peer != from);
+            (want.asked, want.second) = (remaining, None);
+            if remaining.is_none() {
+                self.unassigned.insert(order);
+            }
         }
     }
 
@@ -225,7 +288,7 @@ impl Session {
 
     /// How many peers are asked for blocks.
     pub fn providers(&self) -> usize {
-        self.peers.values().filter(|peer| peer.provider).count()
+        self.providers.len()
     }
 
     /// How many peers are connected, providers or not.
@@ -243,292 +306,257 @@ impl Session {
 
     /// How many blocks are worth wanting at once from all providers together.
     pub fn window(&self) -> usize {
-        self.window_of_one().saturating_mul(self.providers().max(1))
+        let block_bytes = self.block_bytes_expected();
+        self.providing().map(|(_, peer)| peer.pace.window(block_bytes)).sum::<usize>().max(1)
     }
 
-    fn window_of_one(&self) -> usize {
-        let wants = WINDOW_BYTES_MAX / self.block_bytes_expected();
-        let wants = wants.clamp(*WINDOW_WANTS.start(), *WINDOW_WANTS.end());
-        usize::try_from(wants).unwrap_or(WANTS_PER_PEER_MAX).min(WANTS_PER_PEER_MAX)
+    fn providing(&self) -> impl Iterator<Item = (PeerNumber, &Peer)> {
+        self.providers.iter().filter_map(|number| Some((*number, self.peers.get(number)?)))
     }
 
-    /// When [`Session::poll`] has something to do without any event, at the earliest.
-    pub fn next_timeout(&self, now: Instant) -> Option<Instant> {
-        self.wants.values().any(|want| want.asked.is_some()).then(|| now + Duration::from_secs(1))
-    }
-
-    /// Gives each want without a peer to one, and moves those whose answer doesn't come. Returns what to tell the peers.
-    /// At most `asks_max` blocks are asked for.
+    /// Gives each want without a peer to one, and lets who has nothing to do take over. Returns what to tell the peers. At most
+    /// `asks_max` blocks are asked for.
     pub fn poll(&mut self, now: Instant, asks_max: usize) -> Vec<Action> {
-        self.assign(now, asks_max);
+        let asks = self.assign(now, asks_max);
         self.search();
+        if self.unassigned.is_empty() {
+            self.take_over(now, asks_max - asks);
+        }
         std::mem::take(&mut self.actions)
     }
 
-    /// Looks for answers that are overdue; to be called about once a second.
+    /// Looks for answers that are overdue, and for denials that have run out; to be called several times a second.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let peers = &mut self.peers;
-        let mut overdue = Vec::new();
-        for (cid, want) in &mut self.wants {
-            let Some(asked) = want.asked else { continue };
-            let Some(peer) = peers.get(&asked.peer) else { continue };
-            let silent = now.saturating_duration_since(peer.active_at.max(asked.at)) >= SILENCE_MAX;
-            let passed_over = now.saturating_duration_since(asked.at) >= ANSWER_MAX
-                && peer.delivered.saturating_sub(asked.delivered) > 2 * asked.ahead as u64 + 64;
-            let waited = now.saturating_duration_since(asked.at) >= ANSWER_MAX;
-            let free_provider = waited
-                && peers.iter().any(|(other, state)| {
-                    *other != asked.peer && state.provider && state.outstanding == 0 && !want.denied.contains(other)
-                });
-            if silent || passed_over || free_provider {
-                want.asked = None;
-                // Not a denial: the peer is asked again when there is no other.
-                let others = peers
-                    .iter()
-                    .any(|(other, state)| *other != asked.peer && state.provider && !want.denied.contains(other));
-                if others {
-                    self.actions.push(Action::Withdraw { peer: asked.peer, cid: *cid });
-                }
-                if let Some(peer) = peers.get_mut(&asked.peer) {
-                    peer.outstanding -= 1;
-                }
-                overdue.push((*cid, asked.peer));
+        self.expire_denials(now);
+        let overdue: Vec<(Order, PeerNumber)> = self
+            .wants
+            .iter()
+            .filter_map(|(order, want)| {
+                want.asked.filter(|asked| self.is_overdue(want, *asked, now)).map(|asked| (*order, asked.peer))
+            })
+            .collect();
+        let mut late = BTreeSet::new();
+        for (order, slow) in overdue {
+            late.insert(slow);
+            self.release(order, slow);
+            if let Some(want) = self.wants.get_mut(&order) {
+                want.late.push(slow);
             }
+            let best = self.best_provider(order, |_| true);
+            if best != Some(slow)
+                && let Some(want) = self.wants.get(&order)
+            {
+                self.actions.push(Action::Withdraw { peer: slow, cid: want.cid });
+            }
+            if self.wants.get(&order).is_some_and(|want| want.asked.is_none())
+                && let Some(peer) = best
+            {
+                self.ask(peer, order, now);
+            }
+            // Whoever else is connected may have it.
+            self.searching.insert(order);
         }
-        for (cid, slow) in overdue {
-            self.unassigned.push_front(cid);
-            if let Some(peer) = self.best_provider(&cid, Some(slow)).or_else(|| self.best_provider(&cid, None)) {
-                self.unassigned.pop_front();
-                self.ask(peer, cid, now);
+        for peer in late {
+            if let Some(peer) = self.peers.get_mut(&peer) {
+                peer.late += 1;
             }
         }
     }
 
-    fn assign(&mut self, now: Instant, asks_max: usize) {
-        let mut asks = 0;
-        for _ in 0..self.unassigned.len() {
-            if asks == asks_max {
+    /// Whether a peer took too long for a want: soon, when there is another who could have it sooner.
+    fn is_overdue(&self, want: &Want, asked: Asked, now: Instant) -> bool {
+        let Some(peer) = self.peers.get(&asked.peer) else { return false };
+        let waited = now.saturating_duration_since(asked.mark.at);
+        if waited < PATIENCE_MIN {
+            return false;
+        }
+        let block_bytes = self.block_bytes_expected();
+        let expected = peer.pace.expected(asked.mark, block_bytes);
+        let others = self.providing().any(|(number, other)| {
+            other.late == 0 && !want.is_asked_of(number) && want.times_late(number) == 0 && !want.is_denied_by(number)
+        });
+        if others {
+            let known = peer.pace.is_known() && peer.late == 0;
+            let patience = if known { PATIENCE * expected + PATIENCE_MIN } else { FIRST_ANSWER_MAX };
+            return waited >= patience || want.times_late(asked.peer) > 0;
+        }
+        let times = u32::try_from(want.times_late(asked.peer)).unwrap_or(u32::MAX).min(DOUBLINGS_MAX);
+        let silence = SILENCE_MAX.max(PATIENCE * peer.pace.time_for(block_bytes)) * (1 << times);
+        let silent = now.saturating_duration_since(peer.active_at.max(asked.mark.at)) >= silence;
+        silent || waited >= (PATIENCE * expected).max(PATIENCE * silence)
+    }
+
+    fn expire_denials(&mut self, now: Instant) {
+        for (order, want) in &mut self.wants {
+            let before = want.denied.len();
+            let Want { denied, searched, .. } = want;
+            denied.retain(|denial| {
+                let over = denial.until.is_some_and(|until| until <= now);
+                if over {
+                    searched.remove(&denial.peer);
+                }
+                !over
+            });
+            if denied.len() < before {
+                want.denials += 1;
+                if want.asked.is_none() {
+                    self.searching.remove(order);
+                    self.unassigned.insert(*order);
+                }
+            }
+        }
+    }
+
+    /// Returns how many blocks were asked for.
+    fn assign(&mut self, now: Instant, asks_max: usize) -> usize {
+        let (mut asks, mut passed_over, mut from) = (0, 0, 0);
+        let block_bytes = self.block_bytes_expected();
+        while asks < asks_max && passed_over < PASSED_OVER_MAX {
+            let has_room = |peer: &Peer| peer.outstanding < peer.pace.window(block_bytes);
+            if !self.providers.is_empty() && !self.providing().any(|(_, peer)| has_room(peer)) {
                 break;
             }
-            let Some(cid) = self.unassigned.pop_front() else { break };
-            if !self.wants.contains_key(&cid) {
-                continue;
-            }
-            if let Some(peer) = self.best_provider(&cid, None) {
-                self.ask(peer, cid, now);
+            let Some(order) = self.unassigned.range(from..).next().copied() else { break };
+            from = order + 1;
+            if let Some(peer) = self.best_provider(order, has_room) {
+                self.unassigned.remove(&order);
+                self.ask(peer, order, now);
                 asks += 1;
-                continue;
+            } else if self.best_provider(order, |_| true).is_some() {
+                passed_over += 1;
+            } else {
+                self.unassigned.remove(&order);
+                self.searching.insert(order);
             }
-            if self.has_candidate(&cid) {
-                // Every provider's window is full, so it is for the wants behind this one.
-                self.unassigned.push_front(cid);
-                break;
-            }
-            self.searching.insert(cid);
         }
+        asks
     }
 
-    fn ask(&mut self, number: PeerNumber, cid: Cid, now: Instant) {
-        let (Some(peer), Some(want)) = (self.peers.get_mut(&number), self.wants.get_mut(&cid)) else { return };
+    fn ask(&mut self, number: PeerNumber, order: Order, now: Instant) {
+        let block_bytes = self.block_bytes_expected();
+        let (Some(peer), Some(want)) = (self.peers.get_mut(&number), self.wants.get_mut(&order)) else { return };
         if peer.outstanding == 0 {
             peer.active_at = now;
         }
-        want.asked = Some(Asked { peer: number, at: now, delivered: peer.delivered, ahead: peer.outstanding });
+        let asked = Asked { peer: number, mark: peer.pace.mark(peer.outstanding as u64 * block_bytes, now) };
+        if want.asked.is_none() {
+            want.asked = Some(asked);
+        } else {
+            want.second = Some(asked);
+        }
         peer.outstanding += 1;
-        self.searching.remove(&cid);
-        self.actions.push(Action::Ask { peer: number, cid, kind: WantKind::Block });
+        if want.late.is_empty() {
+            self.searching.remove(&order);
+        }
+        self.actions.push(Action::Ask { peer: number, cid: want.cid, kind: WantKind::Block });
     }
 
-    fn has_candidate(&self, cid: &Cid) -> bool {
-        let Some(want) = self.wants.get(cid) else { return false };
-        self.peers.iter().any(|(number, peer)| peer.provider && !want.denied.contains(number))
+    /// A peer isn't waited for any longer.
+    fn release(&mut self, order: Order, number: PeerNumber) {
+        let Some(want) = self.wants.get_mut(&order) else { return };
+        if want.asked.is_some_and(|asked| asked.peer == number) {
+            want.asked = want.second.take();
+            if let Some(peer) = self.peers.get_mut(&number) {
+                peer.outstanding -= 1;
+            }
+        }
     }
 
-    /// The provider that should deliver soonest: the one with the most free room in proportion to what it delivers.
-    fn best_provider(&self, cid: &Cid, except: Option<PeerNumber>) -> Option<PeerNumber> {
-        let want = self.wants.get(cid)?;
-        let window = self.window_of_one();
-        self.peers
-            .iter()
-            .filter(|(number, peer)| {
-                peer.provider && peer.outstanding < window && Some(**number) != except && !want.denied.contains(number)
+    /// The provider that should deliver a want soonest, among those that `may`: who wasn't late is preferred.
+    fn best_provider(&self, order: Order, may: impl Fn(&Peer) -> bool) -> Option<PeerNumber> {
+        let want = self.wants.get(&order)?;
+        let block_bytes = self.block_bytes_expected();
+        self.providing()
+            .filter(|(number, peer)| may(peer) && !want.is_denied_by(*number) && !want.is_asked_of(*number))
+            .min_by_key(|(number, peer)| {
+                let soonest = peer.pace.time_for((peer.outstanding as u64 + 1) * block_bytes);
+                (peer.late, want.times_late(*number), soonest)
             })
-            .min_by_key(|(_, peer)| (peer.outstanding as u64 + 1) * 1_000_000 / (peer.delivered + 1))
-            .map(|(number, _)| *number)
+            .map(|(number, _)| number)
+    }
+
+    /// Providers without anything to do take what another would deliver much later than they.
+    fn take_over(&mut self, now: Instant, asks_max: usize) {
+        let idle: Vec<PeerNumber> = self
+            .providing()
+            .filter(|(_, peer)| peer.outstanding == 0 && peer.late == 0)
+            .map(|(number, _)| number)
+            .collect();
+        let mut asks = 0;
+        for number in idle {
+            while asks < asks_max && self.take_over_one(number, now) {
+                asks += 1;
+            }
+        }
+    }
+
+    /// One want for a provider that has time. Returns false when there is none.
+    fn take_over_one(&mut self, number: PeerNumber, now: Instant) -> bool {
+        let block_bytes = self.block_bytes_expected();
+        let Some(peer) = self.peers.get(&number) else { return false };
+        // Of a peer that hasn't shown what it can, one block is enough.
+        let window = if peer.pace.is_known() { peer.pace.window(block_bytes) } else { 1 };
+        if peer.outstanding >= window {
+            return false;
+        }
+        let own = peer.pace.time_for((peer.outstanding as u64 + 1) * block_bytes);
+        let latest = self
+            .wants
+            .iter()
+            .filter(|(_, want)| want.second.is_none() && !want.is_denied_by(number) && !want.is_asked_of(number))
+            .filter_map(|(order, want)| {
+                let asked = want.asked?;
+                let slow = self.peers.get(&asked.peer)?;
+                let at = asked.mark.at + slow.pace.expected(asked.mark, block_bytes);
+                Some((at.saturating_duration_since(now), *order, asked.peer))
+            })
+            .max();
+        let Some((remaining, order, slow)) = latest.filter(|(remaining, ..)| *remaining > 2 * own + TAKE_OVER_MIN)
+        else {
+            return false;
+        };
+        // What the other has begun to send comes twice; what it hears of in time doesn't.
+        let round_trip = self.peers.get(&slow).map_or(Duration::ZERO, |peer| peer.pace.round_trip());
+        if remaining > 2 * round_trip + TAKE_OVER_MIN {
+            self.release(order, slow);
+            if let Some(want) = self.wants.get(&order) {
+                self.actions.push(Action::Withdraw { peer: slow, cid: want.cid });
+            }
+        } else if self.second_bytes + block_bytes <= self.bytes / DUPLICATES_PART {
+            self.second_bytes += block_bytes;
+        } else {
+            return false;
+        }
+        self.ask(number, order, now);
+        true
     }
 
     fn retry_searching(&mut self) {
-        for cid in self.searching.drain() {
-            self.unassigned.push_front(cid);
-        }
+        let wants = &self.wants;
+        let idle = |order: &Order| wants.get(order).is_some_and(|want| want.asked.is_none());
+        self.unassigned.extend(self.searching.extract_if(.., |order| idle(order)));
     }
 
     /// Asks everyone whether they have what no provider has.
     fn search(&mut self) {
+        if self.searching.is_empty() {
+            return;
+        }
         let strangers: Vec<PeerNumber> =
-            self.peers.iter().filter(|(_, peer)| !peer.provider).map(|(number, _)| *number).collect();
+            self.peers.keys().filter(|number| !self.providers.contains(number)).copied().collect();
         let mut searched = 0;
-        for cid in &self.searching {
-            let Some(want) = self.wants.get_mut(cid).filter(|want| want.searched.len() < strangers.len()) else {
-                continue;
-            };
+        for order in &self.searching {
+            let Some(want) = self.wants.get_mut(order) else { continue };
+            let before = self.actions.len();
             for number in &strangers {
                 if want.searched.insert(*number) {
-                    self.actions.push(Action::Ask { peer: *number, cid: *cid, kind: WantKind::Have });
+                    self.actions.push(Action::Ask { peer: *number, cid: want.cid, kind: WantKind::Have });
                 }
             }
-            searched += 1;
+            searched += usize::from(self.actions.len() > before);
             if searched == SEARCHED_WANTS_MAX {
                 break;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Block;
-    use bytes::Bytes;
-
-    const ORIGIN: PeerNumber = PeerNumber(1);
-    const OTHER: PeerNumber = PeerNumber(2);
-
-    fn cid(number: usize) -> Cid {
-        *Block::new_sha256(0x55, Bytes::from(number.to_string())).unwrap().cid()
-    }
-
-    fn asks(actions: &[Action], of: PeerNumber, wanted: WantKind) -> Vec<Cid> {
-        actions
-            .iter()
-            .filter_map(|action| match action {
-                Action::Ask { peer, cid, kind } if *peer == of && *kind == wanted => Some(*cid),
-                _ => None,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn an_origin_is_asked_for_the_block_and_a_stranger_only_whether_it_has_it() {
-        let (mut session, now) = (Session::new(), Instant::now());
-        session.want(cid(1));
-        assert!(session.poll(now, usize::MAX).is_empty());
-        session.peer_connected(OTHER, false, now);
-        assert_eq!(asks(&session.poll(now, usize::MAX), OTHER, WantKind::Have), [cid(1)]);
-        assert!(session.poll(now, usize::MAX).is_empty(), "a stranger is asked once");
-        session.peer_connected(ORIGIN, true, now);
-        assert_eq!(asks(&session.poll(now, usize::MAX), ORIGIN, WantKind::Block), [cid(1)]);
-    }
-
-    #[test]
-    fn a_stranger_that_has_it_becomes_a_provider() {
-        let (mut session, now) = (Session::new(), Instant::now());
-        session.peer_connected(OTHER, false, now);
-        session.want(cid(1));
-        session.poll(now, usize::MAX);
-        session.handle_have(OTHER, &cid(1));
-        assert_eq!(asks(&session.poll(now, usize::MAX), OTHER, WantKind::Block), [cid(1)]);
-        assert!(session.handle_block(OTHER, &cid(1), 10, now));
-        session.want(cid(2));
-        assert_eq!(asks(&session.poll(now, usize::MAX), OTHER, WantKind::Block), [cid(2)]);
-    }
-
-    #[test]
-    fn a_denied_want_goes_to_the_other_provider() {
-        let (mut session, now) = (Session::new(), Instant::now());
-        session.peer_connected(ORIGIN, true, now);
-        session.peer_connected(OTHER, true, now);
-        session.want(cid(1));
-        let actions = session.poll(now, usize::MAX);
-        let first = if asks(&actions, ORIGIN, WantKind::Block).is_empty() { OTHER } else { ORIGIN };
-        let second = if first == ORIGIN { OTHER } else { ORIGIN };
-        session.handle_dont_have(first, &cid(1), now);
-        assert_eq!(asks(&session.poll(now, usize::MAX), second, WantKind::Block), [cid(1)]);
-        session.handle_dont_have(second, &cid(1), now);
-        assert!(session.poll(now, usize::MAX).is_empty());
-        // It was never taken back, so a block that comes after all is taken.
-        assert!(session.handle_block(first, &cid(1), 10, now));
-        assert_eq!(session.wanted(), 0);
-    }
-
-    #[test]
-    fn a_silent_peer_loses_its_wants_to_another_or_is_asked_again() {
-        let (mut session, now) = (Session::new(), Instant::now());
-        session.peer_connected(ORIGIN, true, now);
-        session.want(cid(1));
-        session.poll(now, usize::MAX);
-        let later = now + SILENCE_MAX;
-        session.handle_timeout(later);
-        assert_eq!(asks(&session.poll(later, usize::MAX), ORIGIN, WantKind::Block), [cid(1)]);
-        session.peer_connected(OTHER, true, later);
-        let latest = later + SILENCE_MAX;
-        session.handle_timeout(latest);
-        let actions = session.poll(latest, usize::MAX);
-        assert_eq!(asks(&actions, OTHER, WantKind::Block), [cid(1)]);
-        assert!(actions.contains(&Action::Withdraw { peer: ORIGIN, cid: cid(1) }));
-    }
-
-    #[test]
-    fn a_gone_peer_gives_its_wants_back() {
-        let (mut session, now) = (Session::new(), Instant::now());
-        session.peer_connected(ORIGIN, true, now);
-        for number in 0..10 {
-            session.want(cid(number));
-        }
-        assert_eq!(session.poll(now, usize::MAX).len(), 10);
-        session.peer_gone(ORIGIN);
-        assert!(session.poll(now, usize::MAX).is_empty());
-        session.peer_connected(PeerNumber(3), true, now);
-        assert_eq!(session.poll(now, usize::MAX).len(), 10);
-    }
-
-    #[test]
-    fn the_window_follows_the_size_of_the_blocks() {
-        let (mut session, now) = (Session::new(), Instant::now());
-        session.peer_connected(ORIGIN, true, now);
-        for number in 0..2000 {
-            session.want(cid(number));
-        }
-        let first = session.poll(now, usize::MAX).len() as u64;
-        assert_eq!(first, WINDOW_BYTES_MAX / BLOCK_BYTES_GUESS);
-        for number in 0..64 {
-            session.handle_block(ORIGIN, &cid(number), 1024, now);
-        }
-        let actions = session.poll(now, usize::MAX).len();
-        assert!(actions > 800, "small blocks open the window: {actions}");
-    }
-
-    #[test]
-    fn faster_peers_get_more() {
-        let (mut session, now) = (Session::new(), Instant::now());
-        session.peer_connected(ORIGIN, true, now);
-        session.peer_connected(OTHER, true, now);
-        let mut next = 0;
-        let mut total = HashMap::new();
-        for _ in 0..200 {
-            while session.wanted() < session.window() {
-                session.want(cid(next));
-                next += 1;
-            }
-            for action in session.poll(now, usize::MAX) {
-                let Action::Ask { peer, cid, .. } = action else { continue };
-                total.entry(peer).or_insert_with(VecDeque::new).push_back(cid);
-            }
-            for (peer, blocks) in [(ORIGIN, 9), (OTHER, 1)] {
-                for _ in 0..blocks {
-                    if let Some(cid) = total.get_mut(&peer).and_then(VecDeque::pop_front) {
-                        session.handle_block(peer, &cid, 256 * 1024, now);
-                    }
-                }
-            }
-        }
-        assert!(session.peers[&ORIGIN].delivered > 5 * session.peers[&OTHER].delivered);
-    }
-
-    #[test]
-    fn a_block_nobody_wanted_is_refused() {
-        let (mut session, now) = (Session::new(), Instant::now());
-        session.peer_connected(ORIGIN, true, now);
-        assert!(!session.handle_block(ORIGIN, &cid(1), 10, now));
     }
 }

@@ -8,6 +8,7 @@ pub mod options;
 pub mod profile;
 
 mod behaviour;
+mod corked;
 mod handle;
 mod handler;
 mod listening;

@@ -7,13 +7,14 @@
 use std::io;
 
 use futures::future::{BoxFuture, Either};
-use futures::io::{BufReader, BufWriter};
+use futures::io::BufReader;
 use futures::{AsyncRead, AsyncWrite, FutureExt};
 use futures_rustls::TlsStream;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, noise};
 
+use super::corked::Corked;
 use super::tls::{self, Tls};
 
 /// What is read from a socket at a time, at most: four full records of TLS.
@@ -45,13 +46,13 @@ impl UpgradeInfo for Security {
     }
 }
 
-type Encrypted<C> = (PeerId, BufWriter<Either<TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>>);
+type Encrypted<C> = (PeerId, Corked<Either<TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>>);
 
 fn buffered<C>(peer: PeerId, stream: Either<TlsStream<BufReader<C>>, noise::Output<BufReader<C>>>) -> Encrypted<C>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
-    (peer, BufWriter::with_capacity(WRITE_BYTES, stream))
+    (peer, Corked::new(stream, WRITE_BYTES))
 }
 
 impl<C> InboundConnectionUpgrade<C> for Security
