@@ -330,7 +330,7 @@ mod tests {
         assert!(wants.handle_block(PEER, &block).is_empty(), "a second copy is not wanted");
         wants.sent(PEER, true);
         assert!(!wants.wants_of(PEER));
-        assert!(wants.interests.is_empty());
+        assert!(wants.is_idle());
     }
 
     #[test]
@@ -388,6 +388,20 @@ mod tests {
         let (_, message) = wants.poll_message().unwrap();
         assert!(message.full);
         assert_eq!(message.wants.len(), 2);
+    }
+
+    #[test]
+    fn a_full_list_keeps_the_order() {
+        let mut wants = connected();
+        let blocks: Vec<Block> = (0..100).map(block).collect();
+        for block in &blocks {
+            wants.ask(SESSION, PEER, *block.cid(), WantKind::Block);
+        }
+        messages(&mut wants);
+        wants.sent(PEER, false);
+        let (_, message) = wants.poll_message().unwrap();
+        let told: Vec<Cid> = message.wants.iter().map(|entry| entry.cid).collect();
+        assert_eq!(told, blocks.iter().map(|block| *block.cid()).collect::<Vec<_>>());
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl Sizes {
         match self {
             Self::Tiny | Self::Small => 3000,
             Self::Medium => 150,
-            Self::Chunk => 40,
+            Self::Chunk => 60,
             Self::Large => 20,
             Self::Mixed => 200,
         }

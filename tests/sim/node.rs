@@ -90,10 +90,10 @@ pub struct Budget {
 
 impl Budget {
     /// The most bytes that may wait to be durable, for so many fetches: what they may have in flight, and one block more
-    /// for each. A fetch counts what it asks for by the size of what came before, and guesses 256 KiB at first, so where blocks may be
-    /// larger than that, as many times more can come.
+    /// for each. A fetch counts what it asks for by the size of what came before: by 256 KiB at first, and half of that after a
+    /// small root. Where blocks are larger, as many times more can come.
     fn allowed(&self, fetches: u64) -> u64 {
-        let misjudged = self.largest.div_ceil(BLOCK_BYTES_GUESS).max(1);
+        let misjudged = self.largest.div_ceil(BLOCK_BYTES_GUESS / 2).max(1);
         fetches * (share_bytes(self.bytes_in_flight_max, fetches) * misjudged + self.largest)
     }
 }

@@ -199,7 +199,7 @@ impl Scenario {
             fetches.push(FetchPlan { node, dag: 0, at: milliseconds(0..5000, random) });
         }
         let faults = if quiet { Vec::new() } else { faults(nodes.len(), links.len(), random) };
-        let bytes_in_flight_max = random.random_range(4..32) * 1024 * 1024;
+        let bytes_in_flight_max = one_of(&[4, 4, 8, 32], random) * 1024 * 1024;
         let stall_timeout = Duration::from_secs(random.random_range(60..120));
         Self { seed, dags, nodes, links, fetches, faults, bytes_in_flight_max, stall_timeout }
     }
