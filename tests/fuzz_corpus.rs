@@ -1,4 +1,5 @@
 //! Replays what fuzzing has found, and the messages that it began with, through the same properties as the fuzz targets.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "this program is a test, helpers included")]
 
 #[path = "../fuzz/properties.rs"]
 mod properties;

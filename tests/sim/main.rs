@@ -3,6 +3,7 @@
 //!
 //! `PINNACE_SIM_SEED=n cargo test --test sim -- --nocapture` replays one seed and tells all that happens;
 //! `PINNACE_SIM_SEEDS=from..to` runs a range. What a seed stands for may change with the crate `rand`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "this program is a test, helpers included")]
 
 mod dags;
 mod liar;

@@ -408,7 +408,17 @@ impl Node {
             let found = self.store.look_up(cids);
             self.effects.push(Effect::After(self.speed.read, NodeEvent::LookedUp(session, found)));
         }
+        let outstanding = fetch.core.session().outstanding();
         let actions = fetch.core.poll_actions(now, share);
+        let session_state = fetch.core.session();
+        if session_state.outstanding() > outstanding {
+            let expected = session_state.block_bytes_expected();
+            let in_flight = fetch.core.unstored_bytes() + session_state.outstanding() as u64 * expected;
+            assert!(
+                in_flight <= share.max(expected),
+                "{in_flight} bytes are asked for or unstored, and {share} may be"
+            );
+        }
         if !actions.is_empty() {
             self.received.asks += actions.len() as u64;
             self.effects.push(Effect::After(self.speed.hop, NodeEvent::Act(session, actions)));

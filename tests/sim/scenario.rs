@@ -168,7 +168,12 @@ impl Scenario {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let random = &mut random;
-        let dags: Vec<DagPlan> = (0..one_of(&[1, 1, 1, 2, 3], random)).map(|_| dag_plan(random)).collect();
+        let mut dags: Vec<DagPlan> = (0..one_of(&[1, 1, 1, 2, 3], random)).map(|_| dag_plan(random)).collect();
+        if random.random_range(0..30) == 0 {
+            // Together they want more than one peer may be asked for.
+            let wide = |blocks| DagPlan { shape: Shape::Wide, sizes: Sizes::Tiny, blocks };
+            dags = (0..3).map(|_| wide(random.random_range(1000..2500))).collect();
+        }
         let largest = dags.iter().map(|dag| dag.sizes).any(|sizes| matches!(sizes, Sizes::Chunk | Sizes::Large));
         // Quiet ones are for the bounds that lies and faults would blur.
         let quiet = random.random_range(0..3) == 0;
@@ -293,6 +298,13 @@ fn faults(nodes: usize, links: usize, random: &mut StdRng) -> Vec<(Duration, Fau
                 _ => Fault::Restart(random.random_range(0..nodes), lasts),
             },
         ));
+    }
+    if random.random_range(0..6) == 0 {
+        // A link that loses one connection after the other.
+        let link = random.random_range(0..links);
+        for _ in 0..random.random_range(5..60) {
+            faults.push((milliseconds(0..8000, random), Fault::Reset(link)));
+        }
     }
     faults.sort_by_key(|(at, _)| *at);
     faults
