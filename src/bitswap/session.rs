@@ -20,15 +20,20 @@ mod pace;
 #[cfg(test)]
 mod tests;
 
-/// A peer that was silent for this long has lost what it was asked for. Twice as long each time it is asked again.
+/// Whoever else is connected is asked about a want that is this old, and other providers that were late themselves.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// How long a peer that hasn't delivered yet may take when another could be asked.
+/// When the only provider is asked again, at the earliest; twice as long each time. It remembers what it was asked, and what it
+/// is sending would come twice.
+const AGAIN_MIN: Duration = Duration::from_secs(40);
+
+/// How long a peer that hasn't shown its rate yet may take when another could be asked.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// How many times as long as expected, and how much longer, an answer may take when another peer could be asked.
 const PATIENCE: u32 = 3;
 const PATIENCE_MIN: Duration = Duration::from_secs(2);
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
 
 /// How often the time that a peer is given doubles.
 const DOUBLINGS_MAX: u32 = 4;
@@ -36,8 +41,10 @@ const DOUBLINGS_MAX: u32 = 4;
 /// A block is taken over when the other peer would need so much longer for it than twice our time.
 const TAKE_OVER_MIN: Duration = Duration::from_millis(100);
 
-/// The part of what came that may be asked for a second time on purpose: 1 / 100.
+/// The part of what came that may be asked for a second time on purpose: 1 / 100. The first time it may be more, to spare a
+/// small DAG a second or more.
 const DUPLICATES_PART: u64 = 100;
+const FIRST_DUPLICATE_MIN: Duration = Duration::from_secs(1);
 
 /// Wants that are passed over, because those who have them are busy, in search of one for somebody who isn't.
 const PASSED_OVER_MAX: usize = 512;
@@ -328,6 +335,11 @@ impl Session {
     /// Looks for answers that are overdue, and for denials that have run out; to be called several times a second.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.expire_denials(now);
+        let old = self.wants.iter().filter(|(_, want)| {
+            want.asked.is_some_and(|asked| now.saturating_duration_since(asked.mark.at) >= SILENCE_MAX)
+        });
+        // Whoever else is connected may have it.
+        self.searching.extend(old.map(|(order, _)| *order));
         let overdue: Vec<(Order, PeerNumber)> = self
             .wants
             .iter()
@@ -353,7 +365,6 @@ impl Session {
             {
                 self.ask(peer, order, now);
             }
-            // Whoever else is connected may have it.
             self.searching.insert(order);
         }
         for peer in late {
@@ -370,20 +381,28 @@ impl Session {
         if waited < PATIENCE_MIN {
             return false;
         }
-        let block_bytes = self.block_bytes_expected();
-        let expected = peer.pace.expected(asked.mark, block_bytes);
-        let others = self.providing().any(|(number, other)| {
-            other.late == 0 && !want.is_asked_of(number) && want.times_late(number) == 0 && !want.is_denied_by(number)
-        });
-        if others {
-            let known = peer.pace.is_known() && peer.late == 0;
-            let patience = if known { PATIENCE * expected + PATIENCE_MIN } else { FIRST_ANSWER_MAX };
-            return waited >= patience || want.times_late(asked.peer) > 0;
+        let expected = peer.pace.expected(asked.mark, self.block_bytes_expected());
+        let times = want.times_late(asked.peer);
+        let doubled = 1 << u32::try_from(times).unwrap_or(u32::MAX).min(DOUBLINGS_MAX);
+        let (mut fresh, mut others) = (false, false);
+        for (number, other) in self.providing() {
+            if !want.is_asked_of(number) && !want.is_denied_by(number) {
+                others = true;
+                fresh |= other.late == 0 && want.times_late(number) == 0;
+            }
         }
-        let times = u32::try_from(want.times_late(asked.peer)).unwrap_or(u32::MAX).min(DOUBLINGS_MAX);
-        let silence = SILENCE_MAX.max(PATIENCE * peer.pace.time_for(block_bytes)) * (1 << times);
-        let silent = now.saturating_duration_since(peer.active_at.max(asked.mark.at)) >= silence;
-        silent || waited >= (PATIENCE * expected).max(PATIENCE * silence)
+        let patience = if fresh && times > 0 {
+            PATIENCE_MIN
+        } else if fresh && (!peer.pace.is_known() || peer.late > 0) {
+            FIRST_ANSWER_MAX
+        } else if fresh {
+            (PATIENCE * expected + PATIENCE_MIN).min(PATIENCE_MAX)
+        } else if others {
+            (SILENCE_MAX * doubled).min(PATIENCE_MAX)
+        } else {
+            AGAIN_MIN.max(PATIENCE * expected) * doubled
+        };
+        waited >= patience
     }
 
     fn expire_denials(&mut self, now: Instant) {
@@ -507,28 +526,48 @@ impl Session {
             .filter_map(|(order, want)| {
                 let asked = want.asked?;
                 let slow = self.peers.get(&asked.peer)?;
-                let at = asked.mark.at + slow.pace.expected(asked.mark, block_bytes);
-                Some((at.saturating_duration_since(now), *order, asked.peer))
+                let remaining = slow.pace.remaining(asked.mark, block_bytes, now);
+                let begun = slow.pace.has_begun(asked.mark);
+                (!begun || self.may_duplicate(block_bytes, remaining)).then_some((remaining, *order, asked.peer, begun))
             })
             .max();
-        let Some((remaining, order, slow)) = latest.filter(|(remaining, ..)| *remaining > 2 * own + TAKE_OVER_MIN)
-        else {
+        let Some((_, order, slow, begun)) = latest.filter(|latest| latest.0 > 2 * own + TAKE_OVER_MIN) else {
             return false;
         };
-        // What the other has begun to send comes twice; what it hears of in time doesn't.
-        let round_trip = self.peers.get(&slow).map_or(Duration::ZERO, |peer| peer.pace.round_trip());
-        if remaining > 2 * round_trip + TAKE_OVER_MIN {
+        if begun {
+            self.second_bytes += block_bytes;
+        } else {
             self.release(order, slow);
             if let Some(want) = self.wants.get(&order) {
                 self.actions.push(Action::Withdraw { peer: slow, cid: want.cid });
             }
-        } else if self.second_bytes + block_bytes <= self.bytes / DUPLICATES_PART {
-            self.second_bytes += block_bytes;
-        } else {
-            return false;
         }
         self.ask(number, order, now);
         true
+    }
+
+    fn may_duplicate(&self, block_bytes: u64, remaining: Duration) -> bool {
+        let first = self.second_bytes == 0 && remaining >= FIRST_DUPLICATE_MIN;
+        first || self.second_bytes + block_bytes <= self.bytes / DUPLICATES_PART
+    }
+
+    /// Takes questions back, the last ones first, until only so many blocks are asked for: they turned out larger than they
+    /// were taken for. The wants stay.
+    pub fn retract(&mut self, keep: usize) {
+        let mut surplus = self.outstanding().saturating_sub(keep);
+        for (order, want) in self.wants.iter_mut().rev() {
+            if surplus == 0 {
+                break;
+            }
+            for asked in want.asked.take().into_iter().chain(want.second.take()) {
+                surplus = surplus.saturating_sub(1);
+                self.unassigned.insert(*order);
+                self.actions.push(Action::Withdraw { peer: asked.peer, cid: want.cid });
+                if let Some(peer) = self.peers.get_mut(&asked.peer) {
+                    peer.outstanding -= 1;
+                }
+            }
+        }
     }
 
     fn retry_searching(&mut self) {

@@ -13,6 +13,9 @@ use crate::model::{Block, block::IDENTITY_HASH, cids};
 /// Blocks in one message: 4 MiB of blocks of 128 bytes.
 const BLOCKS_PER_MESSAGE_MAX: usize = 32 * 1024;
 
+/// The data of a block from which on it is a piece of its own: copying less is cheaper than a frame for it.
+const DATA_PIECE_BYTES_MIN: usize = 16 * 1024;
+
 /// Which Bitswap a stream speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
@@ -329,46 +332,78 @@ fn cid_prefix(cid: &Cid) -> Vec<u8> {
     prefix
 }
 
-/// Writes a message with its length before it, as a stream carries it.
+/// Encodes a message with its length prefix, in pieces to be sent one after the other: the blocks themselves aren't copied.
 ///
 /// What the older protocol versions can't say is left out or said as they say it: 1.1 and 1.0 have no presences and
 /// no HAVE (which becomes a want of the block), 1.0 sends bare blocks.
-pub fn encode(message: &Outgoing, protocol: Protocol) -> Vec<u8> {
-    let data_bytes: usize = message.blocks.iter().map(|(_, data)| data.len() + 32).sum();
-    let mut body = Vec::with_capacity(data_bytes + 64 * (message.wants.len() + message.presences.len()) + 16);
+pub fn encode_pieces(message: &Outgoing, protocol: Protocol) -> Vec<Bytes> {
+    let mut pieces = Pieces::default();
     if message.full || !message.wants.is_empty() {
         let mut wantlist = Vec::with_capacity(64 * message.wants.len());
         for entry in &message.wants {
             put_bytes(&mut wantlist, 1, &encode_want(entry, protocol));
         }
         put_number(&mut wantlist, 2, u64::from(message.full));
-        put_bytes(&mut body, 1, &wantlist);
+        put_bytes(&mut pieces.last, 1, &wantlist);
     }
     for (cid, data) in &message.blocks {
         if protocol == Protocol::V1_0 {
-            put_bytes(&mut body, 2, data);
+            pieces.put_data(2, data);
             continue;
         }
         let prefix = cid_prefix(cid);
         let length =
             1 + varint_len(prefix.len() as u64) + prefix.len() + 1 + varint_len(data.len() as u64) + data.len();
-        body.push(3 << 3 | 2);
-        put_varint(&mut body, length as u64);
-        put_bytes(&mut body, 1, &prefix);
-        put_bytes(&mut body, 2, data);
+        pieces.last.push(3 << 3 | 2);
+        put_varint(&mut pieces.last, length as u64);
+        put_bytes(&mut pieces.last, 1, &prefix);
+        pieces.put_data(2, data);
     }
     if protocol == Protocol::V1_2 {
         for (cid, presence) in &message.presences {
             let mut entry = Vec::with_capacity(48);
             put_bytes(&mut entry, 1, &cid.to_bytes());
             put_number(&mut entry, 2, u64::from(*presence == Presence::DontHave));
-            put_bytes(&mut body, 4, &entry);
+            put_bytes(&mut pieces.last, 4, &entry);
         }
     }
-    let mut framed = Vec::with_capacity(body.len() + 5);
-    put_varint(&mut framed, body.len() as u64);
-    framed.extend_from_slice(&body);
-    framed
+    pieces.framed()
+}
+
+/// The same in one piece.
+pub fn encode(message: &Outgoing, protocol: Protocol) -> Vec<u8> {
+    encode_pieces(message, protocol).concat()
+}
+
+/// A message that is being encoded.
+#[derive(Default)]
+struct Pieces {
+    done: Vec<Bytes>,
+    last: Vec<u8>,
+}
+
+impl Pieces {
+    fn put_data(&mut self, field: u8, data: &Bytes) {
+        if data.len() < DATA_PIECE_BYTES_MIN {
+            put_bytes(&mut self.last, field, data);
+            return;
+        }
+        self.last.push(field << 3 | 2);
+        put_varint(&mut self.last, data.len() as u64);
+        self.done.push(std::mem::take(&mut self.last).into());
+        self.done.push(data.clone());
+    }
+
+    fn framed(mut self) -> Vec<Bytes> {
+        self.done.push(self.last.into());
+        let length: usize = self.done.iter().map(Bytes::len).sum();
+        let mut first = Vec::with_capacity(5 + self.done[0].len());
+        put_varint(&mut first, length as u64);
+        first.extend_from_slice(&self.done[0]);
+        self.done[0] = first.into();
+        self.done.retain(|piece| !piece.is_empty());
+        self.done
+    }
 }
 
 fn encode_want(entry: &WantEntry, protocol: Protocol) -> Vec<u8> {
@@ -399,6 +434,26 @@ mod tests {
 
     fn sample_block(text: &'static str) -> Block {
         Block::new_sha256(0x55, Bytes::from_static(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn large_blocks_are_not_copied_and_small_ones_are_joined() {
+        let large = Bytes::from(vec![7; DATA_PIECE_BYTES_MIN]);
+        let blocks: Vec<(Cid, Bytes)> = [Bytes::from_static(b"one"), large.clone(), Bytes::from_static(b"two")]
+            .map(|data| (*Block::new_sha256(0x55, data.clone()).unwrap().cid(), data))
+            .to_vec();
+        let message = Outgoing { blocks: blocks.clone(), ..Outgoing::default() };
+        for (protocol, bare) in [(Protocol::V1_0, true), (Protocol::V1_1, false), (Protocol::V1_2, false)] {
+            let pieces = encode_pieces(&message, protocol);
+            assert_eq!(pieces.len(), 3);
+            assert_eq!(pieces[1].as_ptr(), large.as_ptr());
+            let decoded = decode(strip_length(pieces.concat())).unwrap();
+            assert_eq!(decoded.blocks.len(), 3);
+            for (block, (cid, data)) in decoded.blocks.iter().zip(&blocks) {
+                assert_eq!(block.data(), data);
+                assert!(bare || block.cid() == cid);
+            }
+        }
     }
 
     #[test]

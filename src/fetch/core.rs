@@ -25,6 +25,9 @@ const WANTS_AHEAD_MAX: usize = 4096;
 const PUT_BLOCKS: usize = 512;
 const PUT_BYTES: u64 = 4 * 1024 * 1024;
 
+/// What is asked for may turn out larger by this part of what is allowed before some of it is taken back.
+const RETRACT_PART: u64 = 4;
+
 /// How long a block waits at most for others to be stored with.
 const PUT_WAIT_MAX: Duration = Duration::from_millis(50);
 
@@ -209,6 +212,12 @@ impl FetchCore {
     /// What to tell the peers, when `share_bytes` may be in flight.
     pub fn poll_actions(&mut self, now: Instant, share_bytes: u64) -> Vec<Action> {
         self.share_bytes = share_bytes;
+        let expected = self.session.block_bytes_expected();
+        if self.unstored_bytes + self.session.outstanding() as u64 * expected > share_bytes + share_bytes / RETRACT_PART
+        {
+            let fit = share_bytes.saturating_sub(self.unstored_bytes) / expected;
+            self.session.retract(usize::try_from(fit).unwrap_or(usize::MAX).max(1));
+        }
         self.session.poll(now, self.asks_max(share_bytes))
     }
 

@@ -237,10 +237,12 @@ async fn fill(reader: &mut Reader, room: usize, in_message: bool) -> io::Result<
 }
 
 async fn write(mut stream: Stream, protocol: Protocol, message: Outgoing) -> io::Result<(Stream, Protocol)> {
-    let bytes = wire::encode(&message, protocol);
+    let pieces = wire::encode_pieces(&message, protocol);
     drop(message);
     let writing = async {
-        stream.write_all(&bytes).await?;
+        for piece in &pieces {
+            stream.write_all(piece).await?;
+        }
         stream.flush().await
     };
     tokio::time::timeout(OUTBOUND_WRITE_MAX, writing).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;

@@ -1,7 +1,7 @@
-//! TLS 1.3 as libp2p uses it, with AES before ChaCha20 where the processor has instructions for AES.
+//! TLS 1.3 as libp2p uses it, with AES before `ChaCha20` where the processor has instructions for AES.
 //!
 //! Certificates, and what makes them valid, are libp2p-tls's. Only the settings are made here, because libp2p-tls always
-//! offers ChaCha20 first, and Kubo then takes it: that cost each side a tenth of its time on a fast link. Specification:
+//! offers `ChaCha20` first, and Kubo then takes it: that cost each side a tenth of its time on a fast link. Specification:
 //! <https://github.com/libp2p/specs/blob/master/tls/tls.md>.
 
 use std::io;
@@ -107,7 +107,7 @@ fn provider() -> CryptoProvider {
     CryptoProvider { cipher_suites, ..default_provider() }
 }
 
-/// Whether the processor has instructions for AES: without them ChaCha20 is several times as fast.
+/// Whether the processor has instructions for AES: without them `ChaCha20` is several times as fast.
 fn aes_is_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     let fast = std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");

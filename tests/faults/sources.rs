@@ -9,6 +9,7 @@ use crate::support::api::{blocks_fetched, details};
 use crate::support::asker::{Answer, Asker};
 use crate::support::daemon::Home;
 use crate::support::dag::{Dag, leaf};
+use crate::support::link::Link;
 use crate::support::provider::{Provider, unreachable_origin};
 use crate::support::wire;
 
@@ -89,4 +90,25 @@ async fn a_peer_that_vanishes_and_comes_back_is_asked_for_the_rest() {
     let provider = come_back(usize::MAX).await;
     api.wait_pinned(&pin, 20).await;
     assert_eq!(provider.asked().len(), 26, "what was stored is not asked for again");
+}
+
+#[tokio::test]
+async fn a_transfer_survives_the_loss_of_one_of_two_connections() {
+    let dag = Dag::wide("two ways", 40, 50_000);
+    let mut provider = Provider::start_allowing(&dag, 15).await;
+    let home = Home::new();
+    let service = home.start().await;
+    let api = service.api();
+    let direct = service.ready.multiaddr("/tcp/");
+    let link = Link::to(&direct).await;
+    // The first connection is the one that is used.
+    provider.dial(&link.address).await;
+    provider.dial(&direct).await;
+    let pin = api.add(&dag.root, &[provider.origin()]).await;
+    provider.wait_sent(15).await;
+    api.wait_blocks(&pin, 15, 10).await;
+    link.cut().await;
+    provider.allow(usize::MAX);
+    // Before a peer counts as silent, which is after ten seconds.
+    api.wait_pinned(&pin, 8).await;
 }

@@ -9,6 +9,7 @@ pub mod api;
 pub mod asker;
 pub mod daemon;
 pub mod dag;
+pub mod link;
 pub mod peer;
 pub mod provider;
 pub mod wire;

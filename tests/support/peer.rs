@@ -1,6 +1,6 @@
 //! A libp2p node that opens and accepts Bitswap streams and leaves what they carry to the test.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 
@@ -37,7 +37,7 @@ pub struct Peer {
     /// Where it listens, with its id.
     pub address: Multiaddr,
     commands: mpsc::UnboundedSender<Command>,
-    connected: watch::Receiver<HashSet<PeerId>>,
+    connected: watch::Receiver<HashMap<PeerId, u32>>,
     task: JoinHandle<()>,
 }
 
@@ -71,19 +71,21 @@ impl Peer {
         let address = address.await;
         let id = *swarm.local_peer_id();
         let (commands, receiver) = mpsc::unbounded_channel();
-        let (connected_sender, connected) = watch::channel(HashSet::new());
+        let (connected_sender, connected) = watch::channel(HashMap::new());
         let task = tokio::spawn(run(swarm, receiver, connected_sender));
         let peer = Self { id, address: address.with(Protocol::P2p(id)), commands, connected, task };
         (peer, inbound_receiver)
     }
 
-    /// Connects and returns who is there.
+    /// Connects, once more if it is connected already, and returns who is there.
     pub async fn connect(&self, address: &str) -> PeerId {
         let address: Multiaddr = address.parse().unwrap();
         let Some(Protocol::P2p(peer)) = address.iter().last() else { panic!("{address} names no peer") };
-        assert!(self.commands.send(Command::Dial(address)).is_ok());
         let mut connected = self.connected.clone();
-        within("connection", 10, connected.wait_for(|connected| connected.contains(&peer))).await.unwrap();
+        let connections = |connected: &HashMap<PeerId, u32>| connected.get(&peer).copied().unwrap_or(0);
+        let before = connections(&connected.borrow());
+        assert!(self.commands.send(Command::Dial(address)).is_ok());
+        within("connection", 10, connected.wait_for(|connected| connections(connected) > before)).await.unwrap();
         peer
     }
 
@@ -115,7 +117,7 @@ impl Drop for Peer {
 async fn run(
     mut swarm: Swarm<Streams>,
     mut commands: mpsc::UnboundedReceiver<Command>,
-    connected: watch::Sender<HashSet<PeerId>>,
+    connected: watch::Sender<HashMap<PeerId, u32>>,
 ) {
     loop {
         tokio::select! {
@@ -125,11 +127,11 @@ async fn run(
                 None => return,
             },
             event = swarm.select_next_some() => match event {
-                SwarmEvent::ConnectionEstablished { peer_id, .. } => connected.send_modify(|peers| {
-                    peers.insert(peer_id);
+                SwarmEvent::ConnectionEstablished { peer_id, num_established, .. } => connected.send_modify(|peers| {
+                    peers.insert(peer_id, num_established.get());
                 }),
-                SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => connected.send_modify(|peers| {
-                    peers.remove(&peer_id);
+                SwarmEvent::ConnectionClosed { peer_id, num_established, .. } => connected.send_modify(|peers| {
+                    peers.insert(peer_id, num_established);
                 }),
                 _ => {}
             },

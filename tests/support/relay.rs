@@ -26,7 +26,10 @@ use socket2::{Domain, Socket, Type};
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Pieces under way in one direction of one connection: 64 MiB when they are whole, a window that fills 1 GB/s at 50 ms.
-const PIECES_UNDER_WAY: usize = 1024;
+const PIECES_UNDER_WAY_MAX: usize = 1024;
+
+/// What a connection may have under way beyond its link's bandwidth times delay, as buffers on the way would hold.
+const QUEUE_MAX: Duration = Duration::from_millis(20);
 
 /// The largest datagram.
 const DATAGRAM_BYTES: usize = 65_536;
@@ -44,6 +47,15 @@ struct Link {
     round_trip: Duration,
     /// Bytes per second in each direction; `None` for as many as come.
     rate: Option<u64>,
+}
+
+impl Link {
+    /// Pieces that TCP may have under way, when they are whole.
+    fn pieces_under_way(&self) -> usize {
+        let Some(rate) = self.rate else { return PIECES_UNDER_WAY_MAX };
+        let bytes = u128::from(rate) * (self.round_trip / 2 + QUEUE_MAX).as_millis() / 1000;
+        usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(CHUNK_BYTES).clamp(2, PIECES_UNDER_WAY_MAX)
+    }
 }
 
 /// One direction of the wire, which all connections share.
@@ -120,7 +132,7 @@ fn carry_connections(listener: &TcpListener, target: SocketAddr, there: &Arc<Wir
 }
 
 fn carry_stream(mut from: TcpStream, mut to: TcpStream, wire: Arc<Wire>) {
-    let (send, receive) = sync_channel::<Later>(PIECES_UNDER_WAY);
+    let (send, receive) = sync_channel::<Later>(wire.link.pieces_under_way());
     thread::spawn(move || {
         let mut piece = vec![0; CHUNK_BYTES];
         while let Ok(count @ 1..) = from.read(&mut piece) {

@@ -2,7 +2,8 @@
 //!
 //! Each want remembers what its peer had delivered when it was asked. When its block comes, what was delivered since then,
 //! over the time since then, is a sample of the rate: with a full queue it is the rate of the peer, with an empty one it is
-//! less, so the largest sample of the last while counts. The shortest wait for any block is taken for the round trip.
+//! less, so the largest sample of the last while counts, and one of a few bytes, which tells of the round trip only, doesn't.
+//! The shortest wait for any block is taken for the round trip.
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,12 @@ const WINDOW_RESERVE: Duration = Duration::from_millis(100);
 
 /// The rate that a peer is taken to have before it delivered, in bytes per second.
 const RATE_GUESS: f64 = 20e6;
+
+/// The round trip that a peer is taken to have before it delivered: long, so that a proven peer comes first.
+const ROUND_TRIP_GUESS: Duration = Duration::from_millis(100);
+
+/// The least that has to have come for a sample of the rate, in bytes.
+const SAMPLE_BYTES_MIN: u64 = 64 * 1024;
 
 /// How long a sample of the rate counts, at least, and in round trips.
 const RATE_PERIOD_MIN: Duration = Duration::from_millis(500);
@@ -71,25 +78,29 @@ impl Pace {
         let waited = now.saturating_duration_since(mark.at);
         let round_trip = self.round_trip.map_or(waited, |least| least.min(waited));
         self.round_trip = Some(round_trip);
-        if now.saturating_duration_since(self.period_since) > RATE_PERIOD_MIN.max(RATE_PERIOD_ROUND_TRIPS * round_trip)
+        // Without a sample in it a period doesn't end, so that the rate isn't forgotten.
+        if self.rates[0] > 0.0
+            && now.saturating_duration_since(self.period_since)
+                > RATE_PERIOD_MIN.max(RATE_PERIOD_ROUND_TRIPS * round_trip)
         {
             self.rates = [0.0, self.rates[0]];
             self.period_since = now;
         }
-        // On loopback a block can come within the resolution of the clock.
-        let sample = (self.delivered - mark.delivered) as f64 / waited.as_secs_f64().max(1e-6);
-        self.rates[0] = self.rates[0].max(sample);
+        let came = self.delivered - mark.delivered;
+        if came >= SAMPLE_BYTES_MIN {
+            // On loopback a block can come within the resolution of the clock.
+            self.rates[0] = self.rates[0].max(came as f64 / waited.as_secs_f64().max(1e-6));
+        }
     }
 
-    /// Whether the peer has delivered anything.
+    /// Whether the peer has delivered enough to know its rate.
     pub(super) fn is_known(&self) -> bool {
-        self.round_trip.is_some()
+        self.rates != [0.0; 2]
     }
 
     /// Bytes per second.
     pub(super) fn rate(&self) -> f64 {
-        let rate = self.rates[0].max(self.rates[1]);
-        if self.is_known() { rate.max(1.0) } else { RATE_GUESS }
+        if self.is_known() { self.rates[0].max(self.rates[1]).max(1.0) } else { RATE_GUESS }
     }
 
     /// How long the peer takes to answer at least.
@@ -113,12 +124,25 @@ impl Pace {
     pub(super) fn time_for(&self, bytes: u64) -> Duration {
         // A day stands for as long as it likes.
         let seconds = (bytes as f64 / self.rate()).min(86_400.0);
-        self.round_trip() + Duration::from_secs_f64(seconds)
+        self.round_trip.unwrap_or(ROUND_TRIP_GUESS) + Duration::from_secs_f64(seconds)
     }
 
     /// How long a block of `bytes` should take from when it was asked for.
     pub(super) fn expected(&self, mark: Mark, bytes: u64) -> Duration {
         self.time_for(mark.ahead + bytes)
+    }
+
+    /// How long until a block of `bytes` comes. One that should be here may take as long again as it took so far.
+    pub(super) fn remaining(&self, mark: Mark, bytes: u64, now: Instant) -> Duration {
+        let waited = now.saturating_duration_since(mark.at);
+        let expected = self.expected(mark, bytes);
+        if waited < expected { expected - waited } else { waited }
+    }
+
+    /// Whether the peer will have begun to send a block before it can be told not to.
+    pub(super) fn has_begun(&self, mark: Mark) -> bool {
+        let ahead = (mark.delivered + mark.ahead).saturating_sub(self.delivered);
+        ahead <= whole(self.rate() * self.round_trip().as_secs_f64())
     }
 }
 

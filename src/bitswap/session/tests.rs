@@ -74,9 +74,12 @@ fn a_silent_peer_loses_its_wants_to_another_or_is_asked_again() {
     session.poll(now, usize::MAX);
     let later = now + SILENCE_MAX;
     session.handle_timeout(later);
-    assert_eq!(asks(&session.poll(later, usize::MAX), ORIGIN, WantKind::Block), [cid(1)]);
-    session.peer_connected(OTHER, true, later);
-    let latest = later + SILENCE_MAX;
+    assert!(session.poll(later, usize::MAX).is_empty(), "it may be sending it");
+    let again = now + AGAIN_MIN;
+    session.handle_timeout(again);
+    assert_eq!(asks(&session.poll(again, usize::MAX), ORIGIN, WantKind::Block), [cid(1)]);
+    session.peer_connected(OTHER, true, again);
+    let latest = again + PATIENCE_MIN;
     session.handle_timeout(latest);
     let actions = session.poll(latest, usize::MAX);
     assert_eq!(asks(&actions, OTHER, WantKind::Block), [cid(1)]);
@@ -214,9 +217,49 @@ fn strangers_are_asked_about_what_the_only_provider_is_late_with() {
     session.handle_timeout(later);
     assert_eq!(asks(&session.poll(later, usize::MAX), OTHER, WantKind::Have), [cid(1)]);
     session.handle_have(OTHER, &cid(1));
-    let latest = later + PATIENCE_MIN;
-    session.handle_timeout(latest);
-    assert_eq!(asks(&session.poll(latest, usize::MAX), OTHER, WantKind::Block), [cid(1)]);
+    session.handle_timeout(later);
+    assert_eq!(asks(&session.poll(later, usize::MAX), OTHER, WantKind::Block), [cid(1)]);
+}
+
+#[test]
+fn a_fast_provider_does_not_wait_for_one_that_proves_slow() {
+    // The root is small, so it tells nothing of a rate; then each is asked for its part of thirteen large blocks.
+    let (mut session, start) = (Session::new(), Instant::now());
+    session.peer_connected(ORIGIN, true, start);
+    session.want(cid(0));
+    session.poll(start, usize::MAX);
+    let now = start + Duration::from_millis(40);
+    session.handle_block(ORIGIN, &cid(0), 1500, now);
+    session.peer_connected(OTHER, true, now);
+    for number in 1..14 {
+        session.want(cid(number));
+    }
+    let actions = session.poll(now, usize::MAX);
+    let slow = asks(&actions, OTHER, WantKind::Block);
+    assert!(!slow.is_empty(), "nobody knows yet that it is slow");
+    let now = now + Duration::from_millis(100);
+    for fast in asks(&actions, ORIGIN, WantKind::Block) {
+        session.handle_block(ORIGIN, &fast, 1024 * 1024, now);
+    }
+    let now = now + Duration::from_secs(1);
+    let taken = asks(&session.poll(now, usize::MAX), ORIGIN, WantKind::Block);
+    assert!(taken.len() + 1 >= slow.len(), "{} of {}", taken.len(), slow.len());
+}
+
+#[test]
+fn what_turns_out_too_large_is_taken_back_and_stays_wanted() {
+    let (mut session, now) = (Session::new(), Instant::now());
+    session.peer_connected(ORIGIN, true, now);
+    for number in 0..10 {
+        session.want(cid(number));
+    }
+    session.poll(now, usize::MAX);
+    session.retract(4);
+    let actions = session.poll(now, 0);
+    assert_eq!(actions.len(), 6);
+    assert_eq!(actions[0], Action::Withdraw { peer: ORIGIN, cid: cid(9) });
+    assert_eq!((session.outstanding(), session.wanted()), (4, 10));
+    assert_eq!(asks(&session.poll(now, usize::MAX), ORIGIN, WantKind::Block).len(), 6);
 }
 
 #[test]
