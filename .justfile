@@ -9,6 +9,14 @@ check:
 test *ARGUMENTS:
     cargo test --locked {{ ARGUMENTS }}
 
+# Seeds of the simulation: `just sim 0..10000` runs a range, `just sim 42` replays one and tells each step.
+sim SEEDS:
+    {{ if SEEDS =~ '\.\.' { "PINNACE_SIM_SEEDS" } else { "PINNACE_SIM_SEED" } }}={{ SEEDS }} cargo test --locked --test sim -- --nocapture
+
+# Looks for bytes that break what reads them; `--seconds 600 wire` runs one target for longer, `--keep` keeps what is found.
+fuzz *ARGUMENTS:
+    fuzz/run {{ ARGUMENTS }}
+
 # Real Kubo nodes against a debug build; `--only 'pin-*'` runs some, `--list` names all.
 interop *ARGUMENTS:
     cargo build --locked

@@ -198,7 +198,13 @@ impl Run<'_> {
             // Before its links are followed: see `Ticket`.
             self.ticket.get_or_insert_with(|| self.fetcher.writer.ticket());
         }
-        Ok(self.core.handle_event(event, Instant::now())?)
+        let now = Instant::now();
+        self.core.handle_event(event, now)?;
+        if self.core.put_due_at(now).is_none() {
+            // It wasn't wanted any longer. A collection waits for tickets.
+            self.ticket = None;
+        }
+        Ok(())
     }
 
     fn put_waiting(&mut self) {

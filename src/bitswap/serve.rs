@@ -135,17 +135,20 @@ impl Server {
             let Some(peers) = self.wanted.get(cid.hash()).cloned() else { continue };
             for peer in peers {
                 let Some(ledger) = self.ledgers.get_mut(&peer) else { continue };
-                let wants = ledger.wants.iter_mut().filter(|(wanted, _)| wanted.hash() == cid.hash());
-                for (wanted, want) in wants {
+                let mut ready = Vec::new();
+                for (wanted, want) in ledger.wants.iter_mut().filter(|(wanted, _)| wanted.hash() == cid.hash()) {
                     match &mut want.state {
                         State::Queued => {}
                         State::Reading { again } => *again = true,
                         State::Waiting => {
                             want.state = State::Queued;
-                            ledger.queue.push_back(*wanted);
+                            ready.push(*wanted);
                         }
                     }
                 }
+                // In an order that doesn't depend on the keys of the hash, so that a simulation replays.
+                ready.sort_unstable();
+                ledger.queue.extend(ready);
                 self.take_turn(peer);
             }
         }
@@ -239,6 +242,11 @@ impl Server {
             self.handle_wants(peer, cids.into_iter().map(entry).collect(), false);
         }
         self.take_turn(peer);
+    }
+
+    /// How many wants of a peer are remembered.
+    pub fn wants_of(&self, peer: PeerNumber) -> usize {
+        self.ledgers.get(&peer).map_or(0, |ledger| ledger.wants.len())
     }
 
     /// Whether a peer waits for an answer, or for a block to arrive.

@@ -24,6 +24,8 @@ pub struct SessionId(pub u64);
 #[derive(Debug)]
 struct PeerWant {
     kind: WantKind,
+    /// Grows from want to want of a peer, so that all of them can be told again in their order.
+    order: u64,
     sessions: Vec<SessionId>,
     /// What the peer was last told; `None` before the first message.
     sent: Option<WantKind>,
@@ -36,6 +38,8 @@ struct PeerWant {
 #[derive(Debug, Default)]
 struct PeerWants {
     wants: HashMap<Cid, PeerWant>,
+    /// How many wants there were.
+    orders: u64,
     /// Wants that the peer has to be told of, in order.
     changed: VecDeque<Cid>,
     /// Wants to take back.
@@ -91,7 +95,9 @@ impl Wants {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 list.cancels.retain(|cancelled| *cancelled != cid);
-                entry.insert(PeerWant { kind, sessions: Vec::new(), sent: None, queued: false, presence: None })
+                list.orders += 1;
+                let order = list.orders;
+                entry.insert(PeerWant { kind, order, sessions: Vec::new(), sent: None, queued: false, presence: None })
             }
         };
         if kind == WantKind::Block {
@@ -132,7 +138,10 @@ impl Wants {
 
     /// A session is over; all that only it wanted is taken back.
     pub fn close_session(&mut self, session: SessionId) {
-        for (peer, cid) in self.sessions.remove(&session).unwrap_or_default() {
+        let mut asked: Vec<_> = self.sessions.remove(&session).unwrap_or_default().into_iter().collect();
+        // In an order that doesn't depend on the keys of the hash, so that a simulation replays.
+        asked.sort_unstable();
+        for (peer, cid) in asked {
             self.withdraw(session, peer, &cid);
         }
         self.sessions.remove(&session);
@@ -166,6 +175,13 @@ impl Wants {
     /// Whether anything is wanted of the peer.
     pub fn wants_of(&self, peer: PeerNumber) -> bool {
         self.peers.get(&peer).is_some_and(|list| !list.wants.is_empty() || list.in_flight)
+    }
+
+    /// Whether nothing is wanted of anyone, and nobody is remembered to want anything.
+    pub fn is_idle(&self) -> bool {
+        self.interests.is_empty()
+            && self.sessions.values().all(HashSet::is_empty)
+            && self.peers.keys().all(|peer| !self.wants_of(*peer))
     }
 
     /// The next message that can be sent, and to whom. [`Wants::sent`] must follow for each.
@@ -245,13 +261,13 @@ impl PeerWants {
             message.full = true;
             self.cancels.clear();
             self.sent_count = 0;
-            for (cid, want) in &mut self.wants {
+            for want in self.wants.values_mut() {
                 want.sent = None;
-                if !want.queued {
-                    want.queued = true;
-                    self.changed.push_back(*cid);
-                }
+                want.queued = true;
             }
+            let mut all: Vec<(u64, Cid)> = self.wants.iter().map(|(cid, want)| (want.order, *cid)).collect();
+            all.sort_unstable();
+            self.changed = all.into_iter().map(|(_, cid)| cid).collect();
         }
         for cid in self.cancels.drain(..) {
             message.wants.push(WantEntry {
@@ -314,7 +330,7 @@ mod tests {
         assert!(wants.handle_block(PEER, &block).is_empty(), "a second copy is not wanted");
         wants.sent(PEER, true);
         assert!(!wants.wants_of(PEER));
-        assert!(wants.interests.is_empty());
+        assert!(wants.is_idle());
     }
 
     #[test]
@@ -372,6 +388,20 @@ mod tests {
         let (_, message) = wants.poll_message().unwrap();
         assert!(message.full);
         assert_eq!(message.wants.len(), 2);
+    }
+
+    #[test]
+    fn a_full_list_keeps_the_order() {
+        let mut wants = connected();
+        let blocks: Vec<Block> = (0..100).map(block).collect();
+        for block in &blocks {
+            wants.ask(SESSION, PEER, *block.cid(), WantKind::Block);
+        }
+        messages(&mut wants);
+        wants.sent(PEER, false);
+        let (_, message) = wants.poll_message().unwrap();
+        let told: Vec<Cid> = message.wants.iter().map(|entry| entry.cid).collect();
+        assert_eq!(told, blocks.iter().map(|block| *block.cid()).collect::<Vec<_>>());
     }
 
     #[test]

@@ -244,7 +244,7 @@ fn decode_want(data: Bytes) -> Result<Option<WantEntry>, WireError> {
     let mut fields = Fields { data };
     let mut cid = None;
     let mut entry =
-        WantEntry { cid: Cid::default(), priority: 1, cancel: false, kind: WantKind::Block, send_dont_have: false };
+        WantEntry { cid: Cid::default(), priority: 0, cancel: false, kind: WantKind::Block, send_dont_have: false };
     while let Some(field) = fields.next()? {
         match field {
             Field::Data(1, data) => cid = decode_cid(&data),
@@ -462,7 +462,7 @@ mod tests {
         let entry =
             WantEntry { cid: *first.cid(), priority: -7, cancel: false, kind: WantKind::Have, send_dont_have: true };
         let message = Outgoing {
-            wants: vec![entry.clone(), WantEntry { cancel: true, ..entry.clone() }],
+            wants: vec![entry.clone(), WantEntry { cancel: true, priority: 0, ..entry.clone() }],
             full: true,
             presences: vec![(*first.cid(), Presence::Have), (*second.cid(), Presence::DontHave)],
             blocks: vec![first.clone().into_parts(), second.clone().into_parts()],

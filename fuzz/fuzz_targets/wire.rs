@@ -1,0 +1,7 @@
+//! Looks for bytes that `properties::wire` can't stand.
+#![no_main]
+
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::wire(data));
