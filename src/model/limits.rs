@@ -221,7 +221,7 @@ pub const RETRIEVAL_CONNECT_MAX: Duration = Duration::from_secs(10);
 pub const RETRIEVAL_ANSWER_MAX: Duration = Duration::from_secs(35);
 
 /// How long an answer may stand still.
-pub const RETRIEVAL_STALL_MAX: Duration = Duration::from_secs(15);
+pub const RETRIEVAL_STALL_MAX: Duration = Duration::from_secs(10);
 
 /// How long the body of an answer may take: 2 MiB at about 35 kB/s.
 pub const RETRIEVAL_BODY_MAX: Duration = Duration::from_mins(1);

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod dag;
 pub mod peer;
 pub mod provider;
+pub mod trustless;
 pub mod wire;
 
 use std::time::{Duration, Instant};
