@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::http::{Method, Version};
+use bytes::Bytes;
 use cid::Cid;
 use pinnace::bitswap::PeerNumber;
 use pinnace::bitswap::session::Action;
 use pinnace::bitswap::wire::WantKind;
-use pinnace::model::limits::{RETRIEVAL_CONNECTIONS_PER_GATEWAY_MAX, RETRIEVAL_GATEWAYS_MAX};
+use pinnace::model::limits::{BLOCK_BYTES_MAX, RETRIEVAL_CONNECTIONS_PER_GATEWAY_MAX, RETRIEVAL_GATEWAYS_MAX};
 use pinnace::net::profile::Profile;
 use pinnace::net::{GatewayAddress, SessionEvent};
 use pinnace::retrieval::{GatewaySession, Gateways};
@@ -179,7 +180,7 @@ async fn a_body_without_end_ends_it() {
 #[tokio::test]
 async fn a_length_that_no_block_has_ends_it_before_anything_is_read() {
     let (cid, _) = leaf("long", 10);
-    let (_, long) = leaf("long", 2 * 1024 * 1024 + 1);
+    let long = Bytes::from(vec![0; BLOCK_BYTES_MAX + 1]);
     let gateway = Trustless::start(HashMap::from([(cid, long)]), Conduct::Sound).await;
     let mut session = lan().open(vec![address(&gateway.plain_origin())]);
     connected(&mut session).await;
@@ -190,7 +191,7 @@ async fn a_length_that_no_block_has_ends_it_before_anything_is_read() {
 
 #[tokio::test]
 async fn the_largest_block_comes() {
-    let (cid, data) = leaf("largest", 2 * 1024 * 1024);
+    let (cid, data) = leaf("largest", BLOCK_BYTES_MAX);
     let gateway = Trustless::start(HashMap::from([(cid, data)]), Conduct::Sound).await;
     let mut session = lan().open(vec![address(&gateway.plain_origin())]);
     connected(&mut session).await;

@@ -37,6 +37,7 @@ struct Entry {
 }
 
 /// What the tasks of the gateways share.
+#[derive(Debug)]
 struct Registry {
     profile: Profile,
     names: Names,
@@ -53,15 +54,9 @@ impl Registry {
 }
 
 /// All gateways of this process. Cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Gateways {
     registry: Arc<Registry>,
-}
-
-impl std::fmt::Debug for Gateways {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Gateways")
-    }
 }
 
 impl Gateways {
@@ -94,7 +89,8 @@ impl Gateways {
             };
             members.push(Member { name, entry, remark, is_up: false, missing: 0 });
         }
-        GatewaySession { id, members, events, _sender: sender, asked: HashMap::new() }
+        let _registry = Arc::clone(&self.registry);
+        GatewaySession { id, members, events, _sender: sender, asked: HashMap::new(), _registry }
     }
 
     /// The running gateway, or a new one. The count of its fetches is raised under the lock, so that none is taken away
@@ -143,6 +139,8 @@ pub struct GatewaySession {
     _sender: mpsc::UnboundedSender<(u32, Event)>,
     /// Whom each block is asked of.
     asked: HashMap<Cid, u32>,
+    /// The gateways' tasks hold it only weakly, so that they don't keep each other.
+    _registry: Arc<Registry>,
 }
 
 impl GatewaySession {

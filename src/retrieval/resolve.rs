@@ -48,6 +48,12 @@ impl Names {
     }
 }
 
+impl std::fmt::Debug for Names {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Names")
+    }
+}
+
 /// Resolves whatever the client asks for to the addresses of one gateway.
 pub(super) struct Checked {
     pub(super) names: Names,
