@@ -59,7 +59,7 @@ pub enum FetchError {
 impl From<CoreError> for FetchError {
     fn from(error: CoreError) -> Self {
         match error {
-            CoreError::Dag(error) => Self::Dag(Box::new(error)),
+            CoreError::Dag(error) => Self::Dag(error),
             CoreError::Stalled { had_provider } => Self::Stalled { had_provider, gateways: Vec::new() },
         }
     }

@@ -321,8 +321,9 @@ async fn forbidden_addresses_are_never_connected_to() {
 #[tokio::test]
 async fn more_gateways_than_allowed_are_refused_until_others_are_done() {
     let gateways = lan();
-    let many: Vec<GatewayAddress> =
-        (0..RETRIEVAL_GATEWAYS_MAX).map(|number| address(&format!("/ip4/127.0.0.1/tcp/1/http/http-path/{number}"))).collect();
+    let many: Vec<GatewayAddress> = (0..RETRIEVAL_GATEWAYS_MAX)
+        .map(|number| address(&format!("/ip4/127.0.0.1/tcp/1/http/http-path/{number}")))
+        .collect();
     let one_more = address("/ip4/127.0.0.1/tcp/1/http");
     let holders = gateways.open(many);
     let mut refused = gateways.open(vec![one_more.clone()]);

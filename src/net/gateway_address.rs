@@ -177,9 +177,10 @@ fn checked_name(name: &str) -> Result<String, GatewayAddressError> {
     let bare = name.strip_suffix('.').unwrap_or(name);
     let last = bare.rsplit('.').next().unwrap_or_default();
     let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
-        || last.strip_prefix("0x").or_else(|| last.strip_prefix("0X")).is_some_and(|digits| {
-            digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-        });
+        || last
+            .strip_prefix("0x")
+            .or_else(|| last.strip_prefix("0X"))
+            .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let is_plain = |label: &str| {
         !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
@@ -224,7 +225,8 @@ mod tests {
         }
         let (address, _) = GatewayAddress::parse("/ip4/203.0.113.5/tcp/443/tls/sni/example.org/http").unwrap().unwrap();
         assert_eq!(address.host, GatewayHost::Ip("203.0.113.5".parse().unwrap()));
-        let (address, _) = GatewayAddress::parse("/dns4/a.example.org/tcp/443/tls/sni/b.example.org/http").unwrap().unwrap();
+        let (address, _) =
+            GatewayAddress::parse("/dns4/a.example.org/tcp/443/tls/sni/b.example.org/http").unwrap().unwrap();
         assert_eq!(address.host, GatewayHost::Name("a.example.org".to_owned(), Family::Ip4));
         assert_eq!(address.host_text(), "b.example.org");
     }

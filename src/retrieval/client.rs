@@ -16,9 +16,9 @@ use super::resolve::{Checked, Names, ResolveError};
 use super::upstream::{Answer, Trouble};
 use crate::bitswap::wire::WantKind;
 use crate::model::limits::{
-    BLOCK_BYTES_MAX, RETRIEVAL_ANSWER_MAX, RETRIEVAL_BODY_MAX, RETRIEVAL_BYTES_MAX,
-    RETRIEVAL_CONNECTIONS_PER_GATEWAY_MAX, RETRIEVAL_CONNECT_MAX, RETRIEVAL_HEADERS_BYTES_MAX,
-    RETRIEVAL_REQUESTS_MAX, RETRIEVAL_REQUESTS_PER_GATEWAY_MAX, RETRIEVAL_STALL_MAX, RETRIEVAL_WINDOW_BYTES,
+    BLOCK_BYTES_MAX, RETRIEVAL_ANSWER_MAX, RETRIEVAL_BODY_MAX, RETRIEVAL_BYTES_MAX, RETRIEVAL_CONNECT_MAX,
+    RETRIEVAL_CONNECTIONS_PER_GATEWAY_MAX, RETRIEVAL_HEADERS_BYTES_MAX, RETRIEVAL_REQUESTS_MAX,
+    RETRIEVAL_REQUESTS_PER_GATEWAY_MAX, RETRIEVAL_STALL_MAX, RETRIEVAL_WINDOW_BYTES,
 };
 use crate::model::{Block, BlockError};
 use crate::net::GatewayAddress;
@@ -37,12 +37,8 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 const ERROR_BYTES_MAX: usize = 512;
 
 /// How some gateways begin the body of a 500 that means 404; boxo knows the same.
-const NOT_FOUND_TEXTS: &[&str] = &[
-    "ipld: could not find node",
-    "peer does not have",
-    "getting pieces containing cid",
-    "failed to load root node",
-];
+const NOT_FOUND_TEXTS: &[&str] =
+    &["ipld: could not find node", "peer does not have", "getting pieces containing cid", "failed to load root node"];
 
 /// Bytes that one permit stands for.
 const PERMIT_BYTES: usize = 1024;
@@ -74,7 +70,12 @@ pub(super) struct GatewayClient {
 
 impl GatewayClient {
     /// Makes the client. It reads the certificates that the system trusts, so it blocks for a moment.
-    pub(super) fn new(gateway: &GatewayAddress, names: Names, profile: &Profile, share: Share) -> Result<Self, Trouble> {
+    pub(super) fn new(
+        gateway: &GatewayAddress,
+        names: Names,
+        profile: &Profile,
+        share: Share,
+    ) -> Result<Self, Trouble> {
         if let Err(refusal) = profile.may_ask(gateway) {
             return Err(Trouble::Wrong(refusal.to_string()));
         }
@@ -119,11 +120,15 @@ impl GatewayClient {
                 if body.is_empty() {
                     return Ok(requests_max);
                 }
-                Err(Trouble::Wrong("it is not a trustless gateway: it has an answer of its own for an empty block".into()))
+                Err(Trouble::Wrong(
+                    "it is not a trustless gateway: it has an answer of its own for an empty block".into(),
+                ))
             }
             // Some don't serve identity CIDs, but know what they are asked for.
             Verdict::Missing if status != StatusCode::NOT_FOUND && status != StatusCode::FORBIDDEN => Ok(requests_max),
-            Verdict::Missing => Err(Trouble::Wrong(format!("it is not a trustless gateway: it answers {status} for an empty block"))),
+            Verdict::Missing => {
+                Err(Trouble::Wrong(format!("it is not a trustless gateway: it answers {status} for an empty block")))
+            }
             Verdict::Trouble(trouble) => Err(trouble),
         }
     }
@@ -165,7 +170,8 @@ impl GatewayClient {
     /// Reads a block once there is room for it.
     async fn read_block(&self, cid: Cid, mut response: Response) -> Result<Block, Trouble> {
         let told = response.content_length();
-        let too_long = || Trouble::Wrong(format!("it sent more than the {BLOCK_BYTES_MAX} bytes that a block may have"));
+        let too_long =
+            || Trouble::Wrong(format!("it sent more than the {BLOCK_BYTES_MAX} bytes that a block may have"));
         let bytes_max = match told.map(usize::try_from) {
             Some(Ok(bytes)) if bytes <= BLOCK_BYTES_MAX => bytes,
             Some(_) => return Err(too_long()),

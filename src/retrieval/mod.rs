@@ -24,6 +24,7 @@ use self::task::{Command, GatewayTask};
 use self::upstream::{AskerId, Event};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::session::Action;
+use crate::bitswap::wire::WantKind;
 use crate::model::limits::RETRIEVAL_GATEWAYS_MAX;
 use crate::net::profile::Profile;
 use crate::net::{GatewayAddress, SessionEvent};
@@ -89,8 +90,14 @@ impl Gateways {
             };
             members.push(Member { name, entry, remark, is_up: false, missing: 0 });
         }
-        let _registry = Arc::clone(&self.registry);
-        GatewaySession { id, members, events, _sender: sender, asked: HashMap::new(), _registry }
+        GatewaySession {
+            id,
+            members,
+            events,
+            _sender: sender,
+            asked: HashMap::new(),
+            _registry: Arc::clone(&self.registry),
+        }
     }
 
     /// The running gateway, or a new one. The count of its fetches is raised under the lock, so that none is taken away
@@ -138,7 +145,7 @@ pub struct GatewaySession {
     /// Keeps the channel open when no gateway does.
     _sender: mpsc::UnboundedSender<(u32, Event)>,
     /// Whom each block is asked of.
-    asked: HashMap<Cid, u32>,
+    asked: HashMap<Cid, Vec<u32>>,
     /// The gateways' tasks hold it only weakly, so that they don't keep each other.
     _registry: Arc<Registry>,
 }
@@ -179,17 +186,20 @@ impl GatewaySession {
             }
             Event::Down => {
                 member.is_up = false;
-                self.asked.retain(|_, asked| *asked != index);
+                self.asked.retain(|_, asked| {
+                    asked.retain(|other| *other != index);
+                    !asked.is_empty()
+                });
                 Some(SessionEvent::PeerGone(peer))
             }
             Event::Block(block) => {
-                self.asked.remove(block.cid());
+                self.answered(block.cid(), index);
                 Some(SessionEvent::Block { from: peer, block })
             }
             Event::Have(cid) => Some(SessionEvent::Have { from: peer, cid }),
             Event::DontHave(cid) => {
                 member.missing += 1;
-                self.asked.remove(&cid);
+                self.answered(&cid, index);
                 Some(SessionEvent::DontHave { from: peer, cid })
             }
             Event::Remark(remark) => {
@@ -214,9 +224,15 @@ impl GatewaySession {
                 continue;
             };
             match action {
-                Action::Ask { .. } => self.asked.insert(cid, index),
-                Action::Withdraw { .. } => self.asked.remove(&cid),
-            };
+                Action::Ask { kind: WantKind::Have, .. } => {}
+                Action::Ask { kind: WantKind::Block, .. } => {
+                    let asked = self.asked.entry(cid).or_default();
+                    if !asked.contains(&index) {
+                        asked.push(index);
+                    }
+                }
+                Action::Withdraw { .. } => self.answered(&cid, index),
+            }
             of_each.entry(index).or_default().push(action);
         }
         for (index, actions) in of_each {
@@ -225,9 +241,19 @@ impl GatewaySession {
         of_others
     }
 
-    /// A block came from elsewhere: no gateway has to send it.
+    /// Nothing is expected of this one any longer.
+    fn answered(&mut self, cid: &Cid, index: u32) {
+        if let Some(asked) = self.asked.get_mut(cid) {
+            asked.retain(|other| *other != index);
+            if asked.is_empty() {
+                self.asked.remove(cid);
+            }
+        }
+    }
+
+    /// A block came: no other gateway has to send it.
     pub fn forget(&mut self, cid: &Cid) {
-        if let Some(index) = self.asked.remove(cid) {
+        for index in self.asked.remove(cid).unwrap_or_default() {
             let withdraw = Action::Withdraw { peer: PeerNumber::of_gateway(index), cid: *cid };
             self.send(index, Command::Act(self.id, vec![withdraw]));
         }

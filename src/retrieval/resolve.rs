@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::model::limits::{RETRIEVAL_ADDRESSES_MAX, RETRIEVAL_CONNECT_MAX};
@@ -38,7 +38,7 @@ pub(super) struct Names {
 impl Names {
     async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let made = self.resolver.get_or_init(|| {
-            let made = TokioResolver::builder_tokio().and_then(|builder| builder.build());
+            let made = TokioResolver::builder_tokio().and_then(ResolverBuilder::build);
             made.inspect_err(|error| tracing::warn!(%error, "names of gateways can't be resolved")).ok()
         });
         let resolver = made.as_ref().ok_or(ResolveError::NoResolver)?;

@@ -207,10 +207,9 @@ async fn probe(
         Some(client) => client,
         None => {
             let registry = registry.upgrade().ok_or_else(stopping)?;
-            let make = move || {
-                GatewayClient::new(&address, registry.names.clone(), &registry.profile, registry.share.clone())
-            };
-            tokio::task::spawn_blocking(make).await.map_err(|_| stopping())??
+            let build =
+                move || GatewayClient::new(&address, registry.names.clone(), &registry.profile, registry.share.clone());
+            tokio::task::spawn_blocking(build).await.map_err(|_| stopping())??
         }
     };
     let requests_max = client.probe().await?;

@@ -42,7 +42,7 @@ const SHUNNED: Duration = Duration::from_mins(1);
 pub(super) struct AskerId(pub(super) u64);
 
 /// Something to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Job {
     /// Find out whether it is a gateway. [`Upstream::handle_probe`] must follow.
     Probe,
@@ -283,9 +283,7 @@ impl Upstream {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Down { until } => self.askers.values().any(|asker| !asker.is_done).then_some(until),
-            Phase::Up => {
-                self.paused_until.filter(|_| self.askers.values().any(|asker| !asker.queue.is_empty()))
-            }
+            Phase::Up => self.paused_until.filter(|_| self.askers.values().any(|asker| !asker.queue.is_empty())),
             Phase::Unproven | Phase::Probing => None,
         }
     }
@@ -319,8 +317,7 @@ impl Upstream {
                 self.leave(wait, &what, now);
             }
             Err(Trouble::Failed(what)) => {
-                let wait = self.absence();
-                self.leave(wait, &what, now);
+                self.leave(self.absence(), &what, now);
             }
             Err(Trouble::Wrong(what)) => self.shun(&what, now),
         }
@@ -370,7 +367,8 @@ impl Upstream {
         }
         asker.queue.clear();
         (asker.is_up, asker.is_done) = (false, true);
-        self.events.push((id, Event::Remark(format!("it has none of the last {MISSING_MAX} blocks that it was asked for"))));
+        self.events
+            .push((id, Event::Remark(format!("it has none of the last {MISSING_MAX} blocks that it was asked for"))));
         self.events.push((id, Event::Down));
         self.call_off(|running| running.asker == id);
     }
@@ -380,7 +378,7 @@ impl Upstream {
         asker: AskerId,
         want: Want,
         is_news: bool,
-        wait: Option<Duration>,
+        asked_for: Option<Duration>,
         what: &str,
         now: Instant,
     ) {
@@ -391,13 +389,13 @@ impl Upstream {
             self.allowed = (self.allowed / 2).max(1);
             self.answers = 0;
         }
-        let wait = wait.unwrap_or_else(|| doubled(PAUSE_MIN, self.busy.saturating_sub(1), RETRIEVAL_PAUSE_MAX));
-        if wait > RETRIEVAL_PAUSE_MAX || self.busy >= BUSY_MAX {
-            let wait = wait.max(self.absence());
-            self.leave(wait, what, now);
+        let doubling = doubled(PAUSE_MIN, self.busy.saturating_sub(1), RETRIEVAL_PAUSE_MAX);
+        let pause = asked_for.unwrap_or(doubling);
+        if pause > RETRIEVAL_PAUSE_MAX || self.busy >= BUSY_MAX {
+            self.leave(pause.max(self.absence()), what, now);
             return;
         }
-        self.paused_until = self.paused_until.max(Some(now + wait));
+        self.paused_until = self.paused_until.max(Some(now + pause));
     }
 
     fn handle_failure(&mut self, asker: AskerId, mut want: Want, is_news: bool, what: &str, now: Instant) {
@@ -413,8 +411,7 @@ impl Upstream {
         self.failures += 1;
         self.slowed_at = Some(now);
         if self.failures >= FAILURES_MAX {
-            let wait = self.absence();
-            self.leave(wait, what, now);
+            self.leave(self.absence(), what, now);
             return;
         }
         let pause = doubled(PAUSE_MIN, self.failures - 1, RETRIEVAL_PAUSE_MAX);

@@ -2,11 +2,11 @@
 
 use axum::http::Version;
 
+use crate::support::api::details;
 use crate::support::asker::Asker;
 use crate::support::daemon::Home;
 use crate::support::dag::Dag;
 use crate::support::provider::Provider;
-use crate::support::api::details;
 use crate::support::trustless::{Conduct, PROBE, Trustless, blocks};
 
 fn port(endpoint: &str) -> &str {

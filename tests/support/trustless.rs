@@ -124,10 +124,11 @@ impl Trustless {
                 connections.spawn(async move {
                     match tls {
                         // Who doesn't trust the certificate ends the handshake.
-                        Some(tls) => match tls.accept(stream).await {
-                            Ok(stream) => speak(stream, router).await,
-                            Err(_) => {}
-                        },
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                speak(stream, router).await;
+                            }
+                        }
                         None => speak(stream, router).await,
                     }
                 });
