@@ -30,6 +30,7 @@ use crate::net::{Keypair, Node, NodeError, NodeHandle};
 use crate::pins::board::Board;
 use crate::pins::runner::{Runner, RunnerError, RunnerTask};
 use crate::pins::{NetworkView, OriginUse, PinService};
+use crate::retrieval::Gateways;
 use crate::store::backup::Backups;
 use crate::store::blocks::BlockStore;
 use crate::store::datadir::{DataDir, DataDirError};
@@ -188,7 +189,8 @@ impl App {
         let first_start = accounts.ensure_admin(&config.auth).await?;
         let (board, changes) = Board::new();
         let in_flight = config.pins.bytes_in_flight_max.as_u64();
-        let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), in_flight);
+        let gateways = Gateways::new(node.profile().clone());
+        let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), gateways, in_flight);
         let runner = Runner::new(
             Arc::clone(&records),
             Arc::clone(&board),

@@ -1,4 +1,4 @@
-//! Makes one DAG local: walks it, takes what the store has, asks peers for the rest, and stores what comes.
+//! Makes one DAG local: walks it, takes what the store has, asks peers and gateways for the rest, and stores what comes.
 //!
 //! Children are wanted the moment their parent is decoded; storing goes on beside it. Memory is bounded: what is asked
 //! for and what waits for its commit together stay below this fetch's share of `pins.bytes_in_flight_max`. What to do next
@@ -21,7 +21,8 @@ use self::core::{CoreError, FetchCore, Held, TICK};
 pub use self::core::{FetchLimits, FetchProgress, LocalDag};
 use crate::dag::walk::WalkError;
 use crate::model::{Block, cids::codec};
-use crate::net::{NodeGone, NodeHandle, PeerId, SessionEvent, SessionHandle};
+use crate::net::{GatewayAddress, NodeGone, NodeHandle, PeerId, SessionEvent, SessionHandle};
+use crate::retrieval::{GatewaySession, Gateways};
 use crate::store::blocks::{BlockReader, BlockWriter, BlocksError, Ticket};
 
 /// Bytes of nodes that one look-up reads; what is beyond waits for the next one.
@@ -44,6 +45,8 @@ pub enum FetchError {
     Stalled {
         /// Whether any peer was known to have blocks of it.
         had_provider: bool,
+        /// For each gateway that didn't give everything, a sentence that says why.
+        gateways: Vec<String>,
     },
     /// The node has stopped.
     #[error(transparent)]
@@ -56,10 +59,19 @@ pub enum FetchError {
 impl From<CoreError> for FetchError {
     fn from(error: CoreError) -> Self {
         match error {
-            CoreError::Dag(error) => Self::Dag(Box::new(error)),
-            CoreError::Stalled { had_provider } => Self::Stalled { had_provider },
+            CoreError::Dag(error) => Self::Dag(error),
+            CoreError::Stalled { had_provider } => Self::Stalled { had_provider, gateways: Vec::new() },
         }
     }
+}
+
+/// Who is named as having a DAG.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// Peers, of whom some may be connected.
+    pub peers: Vec<PeerId>,
+    /// Gateways to ask over HTTP.
+    pub gateways: Vec<GatewayAddress>,
 }
 
 /// What fetches share.
@@ -68,14 +80,22 @@ pub struct Fetcher {
     reader: BlockReader,
     writer: BlockWriter,
     node: NodeHandle,
+    gateways: Gateways,
     bytes_in_flight_max: u64,
     running: Arc<AtomicU64>,
 }
 
 impl Fetcher {
-    /// Fetches through `node` into the store. All fetches together keep `bytes_in_flight_max` bytes in memory.
-    pub fn new(reader: BlockReader, writer: BlockWriter, node: NodeHandle, bytes_in_flight_max: u64) -> Self {
-        Self { reader, writer, node, bytes_in_flight_max, running: Arc::default() }
+    /// Fetches through `node` and `gateways` into the store. All fetches together keep `bytes_in_flight_max` bytes in
+    /// memory.
+    pub fn new(
+        reader: BlockReader,
+        writer: BlockWriter,
+        node: NodeHandle,
+        gateways: Gateways,
+        bytes_in_flight_max: u64,
+    ) -> Self {
+        Self { reader, writer, node, gateways, bytes_in_flight_max, running: Arc::default() }
     }
 
     /// Makes the DAG below `root` local, from `sources` first. Progress is told through `progress`. Dropping the future
@@ -83,15 +103,21 @@ impl Fetcher {
     pub async fn fetch(
         &self,
         root: Cid,
-        sources: Vec<PeerId>,
+        sources: Sources,
         limits: FetchLimits,
         progress: &watch::Sender<FetchProgress>,
     ) -> Result<LocalDag, FetchError> {
         let _running = Running::new(&self.running);
         let core = FetchCore::new(root, limits, Instant::now())?;
-        let peers = self.node.open_session(sources).await?;
-        let run = Run { fetcher: self, core, peers, lookup: None, puts: FuturesUnordered::new(), ticket: None };
-        run.run(progress).await
+        let peers = self.node.open_session(sources.peers).await?;
+        let gateways = self.gateways.open(sources.gateways);
+        let mut run =
+            Run { fetcher: self, core, peers, gateways, lookup: None, puts: FuturesUnordered::new(), ticket: None };
+        let mut result = run.run(progress).await;
+        if let Err(FetchError::Stalled { gateways, .. }) = &mut result {
+            *gateways = run.gateways.remarks();
+        }
+        result
     }
 
     /// How many bytes one fetch may have in flight.
@@ -128,6 +154,7 @@ struct Run<'fetcher> {
     fetcher: &'fetcher Fetcher,
     core: FetchCore,
     peers: SessionHandle,
+    gateways: GatewaySession,
     lookup: Option<Lookup>,
     puts: FuturesUnordered<BoxFuture<'static, Put>>,
     /// Covers the blocks that came and aren't handed to the store yet.
@@ -135,7 +162,7 @@ struct Run<'fetcher> {
 }
 
 impl Run<'_> {
-    async fn run(mut self, progress: &watch::Sender<FetchProgress>) -> Result<LocalDag, FetchError> {
+    async fn run(&mut self, progress: &watch::Sender<FetchProgress>) -> Result<LocalDag, FetchError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -145,7 +172,10 @@ impl Run<'_> {
             }
             let actions = self.core.poll_actions(Instant::now(), self.fetcher.share_bytes());
             if !actions.is_empty() {
-                self.peers.act(actions).await?;
+                let of_peers = self.gateways.act(actions);
+                if !of_peers.is_empty() {
+                    self.peers.act(of_peers).await?;
+                }
             }
             if let Some(dag) = self.core.result() {
                 progress.send_replace(self.core.progress(Instant::now()));
@@ -165,6 +195,16 @@ impl Run<'_> {
                         }
                         let Some(event) = self.peers.try_next() else { break };
                         self.handle_event(event)?;
+                    }
+                }
+                event = self.gateways.next() => {
+                    self.handle_gateway_event(event).await?;
+                    for _ in 1..EVENTS_IN_A_ROW_MAX {
+                        if self.core.put_due_at(now).is_some_and(|at| at <= now) {
+                            break;
+                        }
+                        let Some(event) = self.gateways.try_next() else { break };
+                        self.handle_gateway_event(event).await?;
                     }
                 }
                 () = tokio::time::sleep_until(put_due_at.unwrap_or(now).into()), if put_due_at.is_some_and(|at| at > now) => {}
@@ -193,8 +233,19 @@ impl Run<'_> {
         }
     }
 
+    /// What a gateway says. The peers that were asked for the same block needn't send it any more.
+    async fn handle_gateway_event(&mut self, event: SessionEvent) -> Result<(), FetchError> {
+        if let SessionEvent::Block { from, block } = &event
+            && self.core.session().connected() > self.gateways.connected()
+        {
+            self.peers.came(*from, block.clone()).await?;
+        }
+        self.handle_event(event)
+    }
+
     fn handle_event(&mut self, event: SessionEvent) -> Result<(), FetchError> {
-        if matches!(event, SessionEvent::Block { .. }) {
+        if let SessionEvent::Block { block, .. } = &event {
+            self.gateways.forget(block.cid());
             // Before its links are followed: see `Ticket`.
             self.ticket.get_or_insert_with(|| self.fetcher.writer.ticket());
         }

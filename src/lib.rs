@@ -17,6 +17,8 @@ pub mod fetch;
 pub mod gateway;
 pub mod transfer;
 
+pub mod retrieval;
+
 pub mod auth;
 pub mod net;
 

@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["http"],
     &["pins"],
     &["fetch", "gateway", "transfer"],
+    &["retrieval"],
     &["auth", "net"],
     &["bitswap", "car", "dag", "store"],
     &["model"],
@@ -27,7 +28,8 @@ const TELEMETRY: &str = "telemetry";
 const TELEMETRY_USERS: &[&str] = &["main", "cli", "app", "config", TELEMETRY];
 
 /// Each heavy library and the one module that may name it.
-const LIBRARIES: &[(&str, &str)] = &[("libp2p", "net"), ("axum", "http"), ("redb", "store"), ("clap", "cli")];
+const LIBRARIES: &[(&str, &str)] =
+    &[("libp2p", "net"), ("axum", "http"), ("redb", "store"), ("clap", "cli"), ("hickory_resolver", "retrieval")];
 
 const FILE_LINES_MAX: usize = 800;
 

@@ -253,8 +253,8 @@ impl Client {
 #[cfg(unix)]
 #[expect(clippy::unnecessary_wraps, reason = "other platforms have no such sockets")]
 fn over(socket: &Path) -> Result<reqwest::ClientBuilder, ControlError> {
-    // No proxy of the environment leads to a socket.
-    Ok(reqwest::Client::builder().no_proxy().unix_socket(socket))
+    // No proxy of the environment leads to a socket, and no certificate is looked at, so the machine may have none.
+    Ok(reqwest::Client::builder().no_proxy().tls_certs_only([]).unix_socket(socket))
 }
 
 #[cfg(not(unix))]

@@ -52,13 +52,19 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 pub enum CoreError {
     /// The DAG itself can't be fetched whole, whoever has it.
     #[error(transparent)]
-    Dag(#[from] WalkError),
+    Dag(Box<WalkError>),
     /// No block came for the stall time-out.
     #[error("stalled")]
     Stalled {
         /// Whether any peer was known to have blocks of it.
         had_provider: bool,
     },
+}
+
+impl From<WalkError> for CoreError {
+    fn from(error: WalkError) -> Self {
+        Self::Dag(Box::new(error))
+    }
 }
 
 /// How far a fetch has come.

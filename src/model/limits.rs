@@ -190,6 +190,48 @@ pub const GATEWAY_PATH_PARTS_MAX: usize = 256;
 /// Bytes of the query and of the `Accept` header of a request to the gateway.
 pub const GATEWAY_QUERY_BYTES_MAX: usize = 8 * 1024;
 
+/// Requests that one gateway is sent at once over HTTP/2, when it has shown that it keeps up. Servers commonly allow 100 to 250.
+pub const RETRIEVAL_REQUESTS_PER_GATEWAY_MAX: usize = 64;
+
+/// The same for a gateway that has only HTTP/1.1: each takes a connection, and browsers open six.
+pub const RETRIEVAL_CONNECTIONS_PER_GATEWAY_MAX: usize = 6;
+
+/// Requests that all gateways together are sent at once; further ones wait.
+pub const RETRIEVAL_REQUESTS_MAX: usize = 256;
+
+/// Bytes of answers of gateways that are being read, each counted with what it may come to; further answers wait.
+pub const RETRIEVAL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Gateways that are asked, or were lately.
+pub const RETRIEVAL_GATEWAYS_MAX: usize = 256;
+
+/// Addresses of one gateway's name that are used.
+pub const RETRIEVAL_ADDRESSES_MAX: usize = 8;
+
+/// Bytes that one gateway may send ahead of being read, over all requests of a connection.
+pub const RETRIEVAL_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// Bytes of the headers of a gateway's answer.
+pub const RETRIEVAL_HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
+/// How long looking up a gateway's name, or connecting to it, may take.
+pub const RETRIEVAL_CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a gateway may take until its answer begins: Kubo's own gives up on a block after 30 s.
+pub const RETRIEVAL_ANSWER_MAX: Duration = Duration::from_secs(35);
+
+/// How long an answer may stand still.
+pub const RETRIEVAL_STALL_MAX: Duration = Duration::from_secs(10);
+
+/// How long the body of an answer may take: 2 MiB at about 35 kB/s.
+pub const RETRIEVAL_BODY_MAX: Duration = Duration::from_mins(1);
+
+/// The longest pause that a gateway may ask for within a fetch; one that asks for more is left alone for that long.
+pub const RETRIEVAL_PAUSE_MAX: Duration = Duration::from_mins(1);
+
+/// The longest time that a gateway may ask to be left alone.
+pub const RETRIEVAL_ABSENCE_MAX: Duration = Duration::from_mins(10);
+
 /// How long an HTTP connection may stand still in either direction.
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(75);
 

@@ -9,8 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::profile::{self, Profile};
 use super::session::{SessionEvent, SessionHandle};
+use crate::bitswap::PeerNumber;
 use crate::bitswap::session::Action;
 use crate::bitswap::wants::SessionId;
+use crate::model::Block;
 
 /// The node has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +28,7 @@ pub(super) enum Command {
     OpenSession(SessionId, Vec<PeerId>, mpsc::UnboundedSender<SessionEvent>),
     CloseSession(SessionId),
     Act(SessionId, Vec<Action>),
+    Came(PeerNumber, Block),
     Stored(Vec<Cid>),
     Watch(Cid),
     Unwatch(Cid),

@@ -4,6 +4,7 @@
 //! through it.
 
 pub mod address;
+pub mod gateway_address;
 pub mod options;
 pub mod profile;
 
@@ -21,6 +22,7 @@ mod transport;
 #[cfg(target_os = "linux")]
 mod udp_buffers;
 
+pub use gateway_address::GatewayAddress;
 pub use handle::{NodeEvent, NodeGone, NodeHandle, NodeStatus};
 pub use libp2p::identity::Keypair;
 pub use libp2p::{Multiaddr, PeerId};

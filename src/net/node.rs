@@ -31,6 +31,7 @@ use crate::bitswap::serve::{ReadJob, ReadResult, Server};
 use crate::bitswap::session::Action;
 use crate::bitswap::wants::{SessionId, Wants};
 use crate::bitswap::wire::{Incoming, Presence, WantKind};
+use crate::model::Block;
 use crate::model::limits::{CONNECTIONS_PER_PEER_MAX, NODE_COMMANDS_QUEUED_MAX, WATCHED_ROOTS_MAX};
 use crate::store::blocks::BlockReader;
 
@@ -346,6 +347,10 @@ impl EventLoop {
                     self.act(id, actions);
                 }
             }
+            Command::Came(from, block) => {
+                self.deliver(from, &block);
+                self.update_keep_alive_of_all();
+            }
             Command::Stored(cids) => self.server.handle_stored(&cids),
             Command::Watch(root) => self.watch(root),
             Command::Unwatch(root) => self.unwatch(root),
@@ -504,14 +509,19 @@ impl EventLoop {
             }
         }
         for block in message.blocks {
-            for (session, cid) in self.wants.handle_block(from, &block) {
-                if session == WATCH_SESSION {
-                    let _ = self.events.try_send(NodeEvent::Offered(cid));
-                }
-                let Some(state) = self.sessions.get(&session) else { continue };
-                if let Some(block) = block.relabel(cid) {
-                    let _ = state.events.send(SessionEvent::Block { from, block });
-                }
+            self.deliver(from, &block);
+        }
+    }
+
+    /// Gives a block to the sessions that want it.
+    fn deliver(&mut self, from: PeerNumber, block: &Block) {
+        for (session, cid) in self.wants.handle_block(from, block) {
+            if session == WATCH_SESSION {
+                let _ = self.events.try_send(NodeEvent::Offered(cid));
+            }
+            let Some(state) = self.sessions.get(&session) else { continue };
+            if let Some(block) = block.relabel(cid) {
+                let _ = state.events.send(SessionEvent::Block { from, block });
             }
         }
     }

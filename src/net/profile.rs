@@ -11,6 +11,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
 use super::address::{self, Host, Parts, Reach, Subnet, Unusable};
+use super::gateway_address::{GatewayAddress, GatewayHost};
 use super::options::ProfileChoice;
 use crate::model::limits::DELEGATES_MAX;
 
@@ -49,6 +50,21 @@ pub enum Refusal {
         "addresses that are not globally routable are dialled only when a pin's origins or the configuration name them"
     )]
     Untrusted,
+    /// It is a gateway without TLS outside the own networks.
+    #[error(
+        "it is plain HTTP, which this service uses only inside its own networks: give the address with /tls/http or /https"
+    )]
+    PlainHttp,
+}
+
+/// What an entry of a pin's `origins` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A peer, and where to dial it: as it is, or once its name is resolved. It ends in `/p2p/` with the peer's id.
+    Peer(PeerId, Multiaddr),
+    /// A gateway to ask over HTTP, each address of which is still to be checked with [`Profile::may_ask_ip`] where it has
+    /// a name.
+    Gateway(GatewayAddress),
 }
 
 /// The addresses of this machine's interfaces, with their networks.
@@ -118,6 +134,26 @@ impl Profile {
         }
     }
 
+    /// Whether a gateway may be asked that a pin's origins name. Where it has a name, whatever that resolves to has to
+    /// pass [`Profile::may_ask_ip`].
+    pub fn may_ask(&self, gateway: &GatewayAddress) -> Result<(), Refusal> {
+        match &gateway.host {
+            GatewayHost::Ip(ip) => self.may_ask_ip(*ip, gateway.secure),
+            GatewayHost::Name(_, _) if !gateway.secure && *self == Self::Public => Err(Refusal::PlainHttp),
+            GatewayHost::Name(name, _) if address::is_local_name(name) && *self == Self::Public => {
+                Err(Refusal::NotGlobal)
+            }
+            GatewayHost::Name(_, _) => Ok(()),
+        }
+    }
+
+    /// Whether a gateway may be asked at this address, over TLS if it is `secure`.
+    pub fn may_ask_ip(&self, ip: IpAddr, secure: bool) -> Result<(), Refusal> {
+        self.may_dial_ip(ip, true)?;
+        // Who reads along learns what is pinned, and plain HTTP lets anyone on the way waste our time.
+        if !secure && address::reach(ip) == Reach::Global { Err(Refusal::PlainHttp) } else { Ok(()) }
+    }
+
     /// Whether an own address may be told to others: one that they can dial, and in the public profile from anywhere.
     pub fn may_announce(&self, address: &Multiaddr) -> bool {
         let Ok(Parts { host, .. }) = address::parts(address) else { return false };
@@ -135,10 +171,16 @@ impl Profile {
     }
 }
 
-/// Reads an entry of a pin's `origins`. The address that comes back ends in `/p2p/` with the peer id, and may be
-/// dialled as it is or once its name is resolved; the error says for the pin's `info` why it
-/// can't be dialled.
-pub fn check_origin(profile: &Profile, text: &str, own_peer: PeerId) -> Result<(PeerId, Multiaddr), String> {
+/// Reads an entry of a pin's `origins`. The error says for the pin's `info` why it can't be used.
+pub fn check_origin(profile: &Profile, text: &str, own_peer: PeerId) -> Result<Origin, String> {
+    if let Some(read) = GatewayAddress::parse(text) {
+        let (gateway, peer) = read.map_err(|error| error.to_string())?;
+        if peer == Some(own_peer) {
+            return Err("it is this service itself".into());
+        }
+        profile.may_ask(&gateway).map_err(|refusal| refusal.to_string())?;
+        return Ok(Origin::Gateway(gateway));
+    }
     let address: Multiaddr = text.parse().map_err(|_| "it is not a multiaddr")?;
     // A relayed address may name two peers; what is wrong with it is the relay.
     if let Err(Unusable::Relayed) = address::parts(&address) {
@@ -149,7 +191,7 @@ pub fn check_origin(profile: &Profile, text: &str, own_peer: PeerId) -> Result<(
         return Err("it is this service itself".into());
     }
     match profile.may_dial(&address, true) {
-        Ok(()) | Err(Refusal::Unresolved) => Ok((peer, address)),
+        Ok(()) | Err(Refusal::Unresolved) => Ok(Origin::Peer(peer, address)),
         Err(refusal) => Err(refusal.to_string()),
     }
 }
@@ -157,7 +199,10 @@ pub fn check_origin(profile: &Profile, text: &str, own_peer: PeerId) -> Result<(
 /// The peer that an entry of `origins` names, also where its address can't be dialled: such a peer (a laptop behind
 /// NAT) may dial us, and is a source for the pin then.
 pub fn origin_peer(text: &str) -> Option<PeerId> {
-    last_peer(&text.parse().ok()?)
+    match GatewayAddress::parse(text) {
+        Some(read) => read.ok()?.1,
+        None => last_peer(&text.parse().ok()?),
+    }
 }
 
 fn last_peer(address: &Multiaddr) -> Option<PeerId> {

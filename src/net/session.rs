@@ -65,6 +65,11 @@ impl SessionHandle {
         self.events.try_recv().ok()
     }
 
+    /// A block came from someone who is no peer of the node: whoever else wants it gets it, and no peer has to send it.
+    pub async fn came(&self, from: PeerNumber, block: Block) -> Result<(), NodeGone> {
+        self.commands.send(Command::Came(from, block)).await.map_err(|_| NodeGone)
+    }
+
     /// Tells the peers.
     pub async fn act(&self, actions: Vec<Action>) -> Result<(), NodeGone> {
         self.commands.send(Command::Act(self.id, actions)).await.map_err(|_| NodeGone)

@@ -1,4 +1,5 @@
-//! The peers that unfinished pins name as origins: dialled again and again until the pin ends, grouped by peer.
+//! The peers that unfinished pins name as origins: dialled again and again until the pin ends, grouped by peer. The
+//! gateways that they name are only remembered here; each try of a pin asks them.
 //!
 //! An origin whose address can't be dialled still counts: when that peer dials us, it is a source for the pin.
 
@@ -6,8 +7,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::model::{PinId, PinRecord};
-use crate::net::profile::{Profile, check_origin, origin_peer};
-use crate::net::{Multiaddr, PeerId};
+use crate::net::profile::{self, Profile, check_origin, origin_peer};
+use crate::net::{GatewayAddress, Multiaddr, PeerId};
 
 /// The wait before a peer is dialled a second time; it doubles.
 const REDIAL_MIN: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ pub struct Origins {
     own_peer: PeerId,
     peers: HashMap<PeerId, Origin>,
     pins: HashMap<PinId, Vec<PeerId>>,
+    /// Only of pins that name some.
+    gateways: HashMap<PinId, Vec<GatewayAddress>>,
     /// When each peer is dialled next, so that looking costs what is due, not what is known.
     dials: BTreeSet<(Instant, PeerId)>,
 }
@@ -40,7 +43,14 @@ pub struct Origins {
 impl Origins {
     /// No origins yet.
     pub fn new(profile: Profile, own_peer: PeerId) -> Self {
-        Self { profile, own_peer, peers: HashMap::new(), pins: HashMap::new(), dials: BTreeSet::new() }
+        Self {
+            profile,
+            own_peer,
+            peers: HashMap::new(),
+            pins: HashMap::new(),
+            gateways: HashMap::new(),
+            dials: BTreeSet::new(),
+        }
     }
 
     /// Adds the origins of a pin; they are dialled with the next [`Origins::due`]. Returns peers that no other pin named.
@@ -50,14 +60,20 @@ impl Origins {
         }
         let mut new = Vec::new();
         let mut peers = Vec::new();
+        let mut gateways = Vec::new();
         for text in &record.origins {
-            let (peer, address) = match check_origin(&self.profile, text, self.own_peer) {
-                Ok((peer, address)) => (peer, Some(address)),
-                Err(_) => match origin_peer(text) {
-                    Some(peer) => (peer, None),
-                    None => continue,
-                },
+            let address = match check_origin(&self.profile, text, self.own_peer) {
+                Ok(profile::Origin::Peer(_, address)) => Some(address),
+                Ok(profile::Origin::Gateway(gateway)) => {
+                    if !gateways.contains(&gateway) {
+                        gateways.push(gateway);
+                    }
+                    None
+                }
+                Err(_) => None,
             };
+            // The peer of a gateway may dial us too.
+            let Some(peer) = origin_peer(text) else { continue };
             if peer == self.own_peer {
                 continue;
             }
@@ -79,12 +95,16 @@ impl Origins {
             }
         }
         self.pins.insert(record.id, peers);
+        if !gateways.is_empty() {
+            self.gateways.insert(record.id, gateways);
+        }
         new
     }
 
     /// Forgets a pin. Returns peers that no pin names any longer.
     pub fn remove(&mut self, pin: PinId) -> Vec<PeerId> {
         let mut gone = Vec::new();
+        self.gateways.remove(&pin);
         for peer in self.pins.remove(&pin).unwrap_or_default() {
             let Some(origin) = self.peers.get_mut(&peer) else { continue };
             origin.pins.remove(&pin);
@@ -100,6 +120,11 @@ impl Origins {
     /// The peers that a pin names.
     pub fn of(&self, pin: PinId) -> &[PeerId] {
         self.pins.get(&pin).map_or(&[], Vec::as_slice)
+    }
+
+    /// The gateways that a pin names.
+    pub fn gateways_of(&self, pin: PinId) -> &[GatewayAddress] {
+        self.gateways.get(&pin).map_or(&[], Vec::as_slice)
     }
 
     /// The pins that name a peer.
@@ -201,6 +226,20 @@ mod tests {
         assert!(origins.due(now).is_empty());
         assert_eq!(origins.pins_of(&peer), [record.id]);
         assert_eq!(origins.of(record.id), [peer]);
+    }
+
+    #[test]
+    fn gateways_are_remembered_and_their_peers_awaited() {
+        let (mut origins, now) = (Origins::new(Profile::Public, PeerId::random()), Instant::now());
+        let with_peer = format!("/dns/example.org/tcp/443/tls/http/p2p/{FIRST}");
+        let record = record(&["/dns/example.org/https", &with_peer, "/dns/other.example/https", "/ip4/10.0.0.1/https"]);
+        let peer: PeerId = FIRST.parse().unwrap();
+        assert_eq!(origins.add(&record, now), [peer]);
+        assert!(origins.due(now).is_empty(), "gateways aren't dialled");
+        let urls: Vec<String> = origins.gateways_of(record.id).iter().map(ToString::to_string).collect();
+        assert_eq!(urls, ["https://example.org", "https://other.example"]);
+        assert_eq!(origins.remove(record.id), [peer]);
+        assert!(origins.gateways_of(record.id).is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::board::{Board, Live, PinChange, Progress};
 use super::origins::Origins;
 use super::schedule::Schedule;
 use crate::dag::walk::WalkError;
-use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, LocalDag};
+use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, LocalDag, Sources};
 use crate::model::{Failure, FailureCode, PinId, PinRecord, PinState};
 use crate::net::{NodeEvent, NodeHandle};
 use crate::store::blocks::{BlocksError, Shortage};
@@ -258,7 +258,9 @@ impl Runner {
         self.dial_due().await;
         let (sender, progress) = watch::channel(FetchProgress::new(Instant::now()));
         let limits = FetchLimits { blocks_max: self.options.blocks_max, stall_timeout: self.options.stall_timeout };
-        let (fetcher, root, sources) = (self.fetcher.clone(), record.root, self.origins.of(pin).to_vec());
+        let (fetcher, root) = (self.fetcher.clone(), record.root);
+        let (peers, gateways) = (self.origins.of(pin).to_vec(), self.origins.gateways_of(pin).to_vec());
+        let sources = Sources { peers, gateways };
         let abort = self.tasks.spawn(async move { (pin, fetcher.fetch(root, sources, limits, &sender).await) });
         self.board.set(pin, Live::Fetching(shown(&progress.borrow())));
         self.active.insert(pin, Active { record, progress, abort, news: false });
@@ -292,9 +294,10 @@ impl Runner {
                 let failure = Failure { code: failure_code(&error), sentence: error.to_string() };
                 self.finish(pin, PinState::Failed(failure), progress).await;
             }
-            Err(FetchError::Stalled { had_provider }) => {
+            Err(FetchError::Stalled { had_provider, gateways }) => {
                 let news = active.news && !had_provider;
-                self.handle_stall(&active.record, had_provider, news, progress).await;
+                let sentence = stall_sentence(&active.record, had_provider, &gateways, &progress);
+                self.handle_stall(&active.record, had_provider, news, sentence, progress).await;
             }
             Err(FetchError::Store(BlocksError::NoSpace(shortage))) => {
                 // It isn't hopeless: it goes on when there is room.
@@ -334,9 +337,15 @@ impl Runner {
         }
     }
 
-    async fn handle_stall(&mut self, record: &PinRecord, had_provider: bool, news: bool, progress: Progress) {
+    async fn handle_stall(
+        &mut self,
+        record: &PinRecord,
+        had_provider: bool,
+        news: bool,
+        sentence: String,
+        progress: Progress,
+    ) {
         let pin = record.id;
-        let sentence = stall_sentence(record, had_provider, &progress);
         // A block that came is hope: only a pin that nobody could help for so long is given up.
         let since = self.hopeless_since.entry(pin).or_insert(progress.began_at);
         if let Some(last_block_at) = progress.last_block_at {
@@ -435,19 +444,28 @@ fn failure_code(error: &WalkError) -> FailureCode {
     }
 }
 
-fn stall_sentence(record: &PinRecord, had_provider: bool, progress: &Progress) -> String {
+fn stall_sentence(record: &PinRecord, had_provider: bool, gateways: &[String], progress: &Progress) -> String {
     let reached = format!("{} of {} known blocks are here", progress.blocks_fetched, progress.blocks_known);
-    if had_provider {
+    let mut sentence = if had_provider && progress.last_block_at.is_none() {
+        format!("nobody who was asked for the content sent any of it; {reached}")
+    } else if had_provider {
         format!("the peers that had the content stopped sending; {reached}")
     } else if record.origins.is_empty() {
         format!(
             "no origins were given and no connected peer has the content; {reached}. Keep a node that has it connected to one of the delegates"
         )
+    } else if gateways.len() == record.origins.len() {
+        format!("none of the origins could be asked and no other peer has the content; {reached}")
     } else {
         format!(
             "none of the origins is connected and no other peer has the content; {reached}. Keep the node that has it running, and connected to one of the delegates"
         )
+    };
+    for gateway in gateways {
+        sentence.push_str("; ");
+        sentence.push_str(gateway);
     }
+    sentence
 }
 
 #[cfg(test)]

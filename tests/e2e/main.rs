@@ -8,6 +8,7 @@ mod backup;
 mod gateway;
 mod other_peers;
 mod restart;
+mod retrieval;
 mod room;
 #[path = "../support/mod.rs"]
 mod support;

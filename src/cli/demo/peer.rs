@@ -9,12 +9,13 @@ use cid::Cid;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 
-use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher};
+use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, Sources};
 use crate::model::{Block, BlockError};
 use crate::net::address;
 use crate::net::options::ProfileChoice;
 use crate::net::profile::origin_peer;
 use crate::net::{Keypair, Multiaddr, Node, NodeError, NodeGone, NodeHandle, Options};
+use crate::retrieval::Gateways;
 use crate::store::blocks::{BlockStore, BlocksError};
 
 /// Memory for cached pages of a peer's store, in bytes.
@@ -108,9 +109,12 @@ impl Peer {
     pub(super) async fn fetch(&self, root: Cid, from: Multiaddr, bytes: Arc<AtomicU64>) -> Result<(), PeerError> {
         let source = origin_peer(&from.to_string()).ok_or_else(|| PeerError::NoPeer(from.clone()))?;
         self.node.dial(source, vec![from]).await?;
-        let fetcher = Fetcher::new(self.store.reader(), self.store.writer(), self.node.clone(), IN_FLIGHT_BYTES_MAX);
+        let gateways = Gateways::new(self.node.profile().clone());
+        let (reader, writer) = (self.store.reader(), self.store.writer());
+        let fetcher = Fetcher::new(reader, writer, self.node.clone(), gateways, IN_FLIGHT_BYTES_MAX);
         let (sender, mut progress) = watch::channel(FetchProgress::new(std::time::Instant::now()));
-        let fetching = fetcher.fetch(root, vec![source], LIMITS, &sender);
+        let sources = Sources { peers: vec![source], gateways: Vec::new() };
+        let fetching = fetcher.fetch(root, sources, LIMITS, &sender);
         tokio::pin!(fetching);
         loop {
             tokio::select! {

@@ -143,11 +143,11 @@ fn origins_are_checked_with_a_sentence() {
         format!("/dns4/example.org/tcp/4001/p2p/{other}"),
         format!("/dnsaddr/example.org/p2p/{other}"),
     ] {
-        assert_eq!(check_origin(&Profile::Public, &text, own), Ok((other, address(&text))));
-        assert_eq!(check_origin(&lan(), &text, own), Ok((other, address(&text))));
+        assert_eq!(check_origin(&Profile::Public, &text, own), Ok(Origin::Peer(other, address(&text))));
+        assert_eq!(check_origin(&lan(), &text, own), Ok(Origin::Peer(other, address(&text))));
     }
     let local = format!("/ip4/192.168.1.9/tcp/4001/p2p/{other}");
-    assert_eq!(check_origin(&lan(), &local, own), Ok((other, address(&local))));
+    assert_eq!(check_origin(&lan(), &local, own), Ok(Origin::Peer(other, address(&local))));
 
     for (text, reason) in [
         ("hello".to_owned(), "not a multiaddr"),
@@ -172,16 +172,70 @@ fn origins_are_checked_with_a_sentence() {
 }
 
 #[test]
+fn gateways_are_checked_with_a_sentence() {
+    let (own, other) = (PeerId::random(), PeerId::random());
+    let gateway = |text: &str| Origin::Gateway(GatewayAddress::parse(text).unwrap().unwrap().0);
+    for text in [
+        "/dns/example.org/https".to_owned(),
+        "/ip4/8.8.8.8/tcp/443/tls/sni/example.org/http".to_owned(),
+        "/dns/example.org/https/http-path/deep%2Fdown".to_owned(),
+        format!("/dns4/example.org/tcp/443/tls/http/p2p/{other}"),
+    ] {
+        assert_eq!(check_origin(&Profile::Public, &text, own), Ok(gateway(&text)), "{text}");
+        assert_eq!(check_origin(&lan(), &text, own), Ok(gateway(&text)), "{text}");
+    }
+    for text in ["/ip4/127.0.0.1/tcp/8080/http", "/ip4/192.168.1.9/tcp/443/https", "/dns/nas.local/tcp/8080/http"] {
+        assert_eq!(check_origin(&lan(), text, own), Ok(gateway(text)), "{text}");
+    }
+    let plain = "plain HTTP";
+    for (text, in_public, in_lan) in [
+        ("/ip4/8.8.8.8/tcp/80/http", Some(plain), Some(plain)),
+        ("/dns/example.org/tcp/80/http", Some(plain), None),
+        ("/ip4/127.0.0.1/tcp/8080/http", Some("not globally routable"), None),
+        ("/ip4/169.254.169.254/tcp/443/https", Some("not globally routable"), Some("nor inside")),
+        ("/ip4/127.0.0.1/tcp/443/tls/sni/example.org/http", Some("not globally routable"), None),
+        ("/dns4/10.9.8.7/tcp/443/https", Some("not globally routable"), Some("nor inside")),
+        ("/dns/localhost/https", Some("not globally routable"), None),
+        ("/ip4/0.0.0.0/tcp/443/https", Some("names no machine"), Some("names no machine")),
+        ("/ip4/8.8.8.8/udp/443/quic-v1/http", Some("are supported"), Some("are supported")),
+        ("/dns/0x7f000001/https", Some("not the name of a host"), Some("not the name of a host")),
+        (&format!("/dns/example.org/https/p2p/{own}"), Some("this service itself"), Some("this service itself")),
+    ] {
+        for (profile, expected) in [(Profile::Public, in_public), (lan(), in_lan)] {
+            match (check_origin(&profile, text, own), expected) {
+                (Ok(_), None) => {}
+                (Err(sentence), Some(reason)) => assert!(sentence.contains(reason), "{text}: {sentence}"),
+                (found, expected) => panic!("{text} in {profile:?}: {found:?} instead of {expected:?}"),
+            }
+        }
+    }
+    // What a name resolves to is asked for again.
+    for (ip, secure, in_public, in_lan) in [
+        ("8.8.8.8", true, true, true),
+        ("8.8.8.8", false, false, false),
+        ("127.0.0.1", true, false, true),
+        ("127.0.0.1", false, false, true),
+        ("169.254.169.254", true, false, false),
+        ("::ffff:10.1.2.3", true, false, false),
+    ] {
+        let ip = ip.parse().unwrap();
+        assert_eq!(Profile::Public.may_ask_ip(ip, secure).is_ok(), in_public, "{ip}");
+        assert_eq!(lan().may_ask_ip(ip, secure).is_ok(), in_lan, "{ip}");
+    }
+}
+
+#[test]
 fn a_peer_is_known_from_an_origin_that_cannot_be_dialled() {
     let peer = PeerId::random();
     for text in [
         format!("/p2p/{peer}"),
         format!("/ip4/192.168.0.1/tcp/1/p2p/{peer}"),
+        format!("/dns/example.org/https/http-path/a%2Fb/p2p/{peer}"),
         format!("/ip4/8.8.8.8/tcp/1/p2p/{}/p2p-circuit/p2p/{peer}", PeerId::random()),
     ] {
         assert_eq!(origin_peer(&text), Some(peer), "{text}");
     }
-    for text in ["", "hello", "/ip4/8.8.8.8/tcp/1"] {
+    for text in ["", "hello", "/ip4/8.8.8.8/tcp/1", "/dns/example.org/https", "/dns/1/https"] {
         assert_eq!(origin_peer(text), None, "{text}");
     }
 }

@@ -1,6 +1,8 @@
 """The gateway: what the conformance tests of its specification ask for, and what Kubo's own gateway answers."""
 
 import json
+import time
+import urllib.parse
 from itertools import product
 
 from harness import conformance
@@ -94,3 +96,24 @@ def gateway_blocks(world: World) -> str:
     document = json.loads(ask(world.pinnace.gateway, f"{roots[3]}?format=raw").body)
     assert "raw" in document, f"{document}"
     return f"{len(roots) + 2} blocks alike"
+
+
+@case(seconds=180)
+def pins_from_the_gateway_of_kubo(world: World) -> str:
+    """Kubo's gateway alone is named as an origin; no peer is connected."""
+    wanted = [world.file_v0, world.chain, world.dag_json, world.directory_content, world.large_file]
+    roots = [(content, world.root(content)) for content in wanted]
+    gateway = urllib.parse.urlsplit(world.origin.gateway)
+    origin = f"/ip4/{gateway.hostname}/tcp/{gateway.port}/http"
+    notes = []
+    with world.new_pinnace("pinnace-over-http") as pinnace:
+        for content, root in roots:
+            started = time.monotonic()
+            answer = pinnace.request("POST", "/api/psa/pins", {"cid": root, "origins": [origin]})
+            assert answer.status == 202 and answer.body is not None, f"{answer}"
+            assert "origins_skipped" not in answer.body.get("info", {}), f"{answer.body}"
+            pinnace.wait_pinned(answer.body["requestid"], 60)
+            notes.append(f"{content.name} in {time.monotonic() - started:.1f} s")
+        damaged = json.loads(pinnace.run_bytes("verify", "--json"))
+        assert not damaged.get("damaged"), f"{damaged}"
+    return "; ".join(notes)
