@@ -101,7 +101,10 @@ impl GatewayClient {
             // The system may have none, and none are needed.
             builder = builder.tls_certs_only([]);
         }
-        let http = builder.build().map_err(|error| Trouble::Failed(reason(error)))?;
+        let cannot = |error: reqwest::Error| {
+            Trouble::Failed(format!("this service can't set up its side of HTTPS: {}", innermost(&error)))
+        };
+        let http = builder.build().map_err(cannot)?;
         Ok(Self { http, base, share })
     }
 
@@ -263,23 +266,26 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some(SystemTime::from(date.timestamp()).duration_since(now).unwrap_or_default())
 }
 
-/// The innermost cause says what happened; the outer ones only where.
+/// Why a request failed, without its URL: that is named anyway.
 fn reason(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut innermost: &(dyn Error + 'static) = &error;
-    loop {
-        if let Some(refused) = innermost.downcast_ref::<ResolveError>() {
-            return refused.to_string();
-        }
-        match innermost.source() {
-            Some(source) => innermost = source,
-            None => break,
-        }
+    let innermost = innermost(&error);
+    if let Some(refused) = innermost.downcast_ref::<ResolveError>() {
+        return refused.to_string();
     }
     if error.is_connect() {
         return format!("it can't be connected to: {innermost}");
     }
     format!("the connection to it failed: {innermost}")
+}
+
+/// The innermost cause says what happened; the outer ones only where.
+fn innermost<'error>(error: &'error (dyn Error + 'static)) -> &'error (dyn Error + 'static) {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost
 }
 
 #[cfg(test)]
