@@ -263,7 +263,8 @@ impl Session {
         let Some(order) = self.orders.get(cid).copied() else { return };
         let Some(want) = self.wants.get_mut(&order) else { return };
         if !want.is_denied_by(from) {
-            let until = if self.denied_kept < DENIED_KEPT_MAX {
+            // A gateway has no list from which it would send the block later.
+            let until = if self.denied_kept < DENIED_KEPT_MAX && from.gateway().is_none() {
                 self.denied_kept += 1;
                 None
             } else {
