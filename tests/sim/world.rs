@@ -93,7 +93,9 @@ pub struct Report {
     pub dag_bytes: u64,
     /// What the nodes received.
     pub received: Vec<Received>,
-    /// Blocks that came again though nobody lied, in bytes.
+    /// The same, where nobody lies, no connection is lost and all speak today's Bitswap.
+    pub orderly_bytes: u64,
+    /// Bytes of blocks that came there and that nobody wanted any longer.
     pub duplicate_bytes: u64,
     /// The largest part of its time that a fetch took.
     pub time_used: f64,
@@ -460,7 +462,8 @@ impl<'a> World<'a> {
                 }
             }
         }
-        if !self.scenario.has_liars() {
+        if self.scenario.is_orderly() {
+            self.report.orderly_bytes = self.report.dag_bytes;
             self.report.duplicate_bytes = self.report.received.iter().map(|received| received.unwanted_bytes).sum();
         }
         self.report.lasted = self.elapsed();
