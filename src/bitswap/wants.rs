@@ -3,7 +3,7 @@
 //! Several sessions may want the same block; a peer is asked for it once. One message at a time is on its way to a
 //! peer; what changes meanwhile goes into the next one. Which peer to ask is the sessions' business, not this module's.
 
-use std::collections::{HashMap, HashSet, VecDeque, hash_map::Entry};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map::Entry};
 
 use cid::Cid;
 use cid::multihash::Multihash;
@@ -66,6 +66,8 @@ pub struct Wants {
     peers: HashMap<PeerNumber, PeerWants>,
     interests: HashMap<Multihash<64>, Interest>,
     sessions: HashMap<SessionId, HashSet<(PeerNumber, Cid)>>,
+    /// What each session has asked and taken back, and takes all the same: it may be on its way.
+    released: HashMap<SessionId, BTreeSet<Cid>>,
     ready: VecDeque<PeerNumber>,
 }
 
@@ -122,6 +124,14 @@ impl Wants {
         self.mark_ready(peer);
     }
 
+    /// A session doesn't ask this peer any longer. It still wants the block: what the peer has sent already isn't for nothing.
+    pub fn release(&mut self, session: SessionId, peer: PeerNumber, cid: &Cid) {
+        if self.sessions.get(&session).is_some_and(|asked| asked.contains(&(peer, *cid))) {
+            self.released.entry(session).or_default().insert(*cid);
+        }
+        self.withdraw(session, peer, cid);
+    }
+
     /// A session doesn't want this of this peer any longer.
     pub fn withdraw(&mut self, session: SessionId, peer: PeerNumber, cid: &Cid) {
         if let Some(asked) = self.sessions.get_mut(&session) {
@@ -138,6 +148,7 @@ impl Wants {
 
     /// A session is over; all that only it wanted is taken back.
     pub fn close_session(&mut self, session: SessionId) {
+        let released = self.released.remove(&session).unwrap_or_default();
         let mut asked: Vec<_> = self.sessions.remove(&session).unwrap_or_default().into_iter().collect();
         // In an order that doesn't depend on the keys of the hash, so that a simulation replays.
         asked.sort_unstable();
@@ -145,6 +156,13 @@ impl Wants {
             self.withdraw(session, peer, &cid);
         }
         self.sessions.remove(&session);
+        for cid in released {
+            let Some(interest) = self.interests.get_mut(cid.hash()) else { continue };
+            interest.sessions.retain(|interested| *interested != (session, cid));
+            if interest.sessions.is_empty() && interest.peers.is_empty() {
+                self.interests.remove(cid.hash());
+            }
+        }
     }
 
     /// A block came. Returns who wants it, under which CID; nobody means that it was not wanted (any longer).
@@ -157,6 +175,11 @@ impl Wants {
                 }
             }
             self.remove_want(peer, &cid, peer != from);
+        }
+        for (session, cid) in &interest.sessions {
+            if let Some(released) = self.released.get_mut(session) {
+                released.remove(cid);
+            }
         }
         interest.sessions
     }
@@ -181,6 +204,7 @@ impl Wants {
     pub fn is_idle(&self) -> bool {
         self.interests.is_empty()
             && self.sessions.values().all(HashSet::is_empty)
+            && self.released.values().all(BTreeSet::is_empty)
             && self.peers.keys().all(|peer| !self.wants_of(*peer))
     }
 
@@ -238,7 +262,8 @@ impl Wants {
         let still = interest.peers.iter().any(|(peer, asked)| {
             asked == cid && wanted_by(peer, asked).is_some_and(|want| want.sessions.contains(&session))
         });
-        if !still {
+        let released = self.released.get(&session).is_some_and(|released| released.contains(cid));
+        if !still && !released {
             interest.sessions.retain(|interested| *interested != (session, *cid));
         }
         if interest.sessions.is_empty() && interest.peers.is_empty() {
@@ -418,6 +443,27 @@ mod tests {
         assert_eq!(message.wants.len(), 1);
         assert_eq!((message.wants[0].cid, message.wants[0].cancel), (*own.cid(), true));
         assert_eq!(wants.handle_block(PEER, &shared), [(SessionId(2), *shared.cid())]);
+    }
+
+    #[test]
+    fn a_block_that_was_sent_before_it_was_taken_back_is_taken() {
+        let mut wants = connected();
+        let (sent, never) = (block(1), block(2));
+        for block in [&sent, &never] {
+            wants.ask(SESSION, PEER, *block.cid(), WantKind::Block);
+        }
+        messages(&mut wants);
+        wants.sent(PEER, true);
+        for block in [&sent, &never] {
+            wants.release(SESSION, PEER, block.cid());
+        }
+        assert_eq!(wants.poll_message().unwrap().1.wants.iter().filter(|entry| entry.cancel).count(), 2);
+        wants.sent(PEER, true);
+        assert_eq!(wants.handle_block(PEER, &sent), [(SESSION, *sent.cid())]);
+        assert!(wants.handle_block(PEER, &sent).is_empty());
+        wants.close_session(SESSION);
+        assert!(wants.is_idle());
+        assert!(wants.handle_block(PEER, &never).is_empty());
     }
 
     #[test]

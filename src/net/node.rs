@@ -384,7 +384,7 @@ impl EventLoop {
                     touched.insert(peer);
                 }
                 Action::Withdraw { peer, cid } => {
-                    self.wants.withdraw(session, peer, &cid);
+                    self.wants.release(session, peer, &cid);
                     touched.insert(peer);
                 }
             }

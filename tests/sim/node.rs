@@ -281,7 +281,7 @@ impl Node {
                     for action in actions {
                         match action {
                             Action::Ask { peer, cid, kind } => self.wants.ask(session, peer, cid, kind),
-                            Action::Withdraw { peer, cid } => self.wants.withdraw(session, peer, &cid),
+                            Action::Withdraw { peer, cid } => self.wants.release(session, peer, &cid),
                         }
                     }
                 }

@@ -220,6 +220,14 @@ impl Scenario {
         self.nodes.iter().any(|node| matches!(node.role, Role::Liar(_)))
     }
 
+    /// Whether there is no reason why a block should come twice: nobody lies, what was sent isn't lost, and all speak a Bitswap
+    /// in which one can ask whether a block is there without getting it.
+    pub fn is_orderly(&self) -> bool {
+        let loses = |(_, fault): &(Duration, Fault)| !matches!(fault, Fault::Pause(..));
+        let is_old = |link: &LinkPlan| link.protocol != Protocol::V1_2;
+        !self.has_liars() && !self.faults.iter().any(loses) && !self.links.iter().any(is_old)
+    }
+
     /// When the last fault is over.
     pub fn faults_end(&self) -> Duration {
         let ends = self.faults.iter().map(|(at, fault)| match fault {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use pinnace::bitswap::wire::{Outgoing, Presence, WantKind};
 use pinnace::fetch::core::{CoreError, FetchLimits, LocalDag};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -92,7 +93,9 @@ pub struct Report {
     pub dag_bytes: u64,
     /// What the nodes received.
     pub received: Vec<Received>,
-    /// Blocks that came again though nobody lied, in bytes.
+    /// The same, where nobody lies, no connection is lost and all speak today's Bitswap.
+    pub orderly_bytes: u64,
+    /// Bytes of blocks that came there and that nobody wanted any longer.
     pub duplicate_bytes: u64,
     /// The largest part of its time that a fetch took.
     pub time_used: f64,
@@ -341,11 +344,7 @@ impl<'a> World<'a> {
                 Effect::After(delay, event) => self.after(delay, Event::Node(index, life, event)),
                 Effect::Send(link, lane, message) => {
                     let way = usize::from(self.links[link].plan.ends[0] != index);
-                    self.say(|| {
-                        let (wants, blocks, presences) =
-                            (message.wants.len(), message.blocks.len(), message.presences.len());
-                        format!("node {index} link {link}: {wants} wants, {blocks} blocks, {presences} presences")
-                    });
+                    self.say(|| format!("node {index} link {link}: {}", summary(&message)));
                     let state = &mut self.links[link].ways[way];
                     match lane {
                         Lane::Wants => state.wants.push_back(message),
@@ -463,10 +462,29 @@ impl<'a> World<'a> {
                 }
             }
         }
-        if !self.scenario.has_liars() {
+        if self.scenario.is_orderly() {
+            self.report.orderly_bytes = self.report.dag_bytes;
             self.report.duplicate_bytes = self.report.received.iter().map(|received| received.unwanted_bytes).sum();
         }
         self.report.lasted = self.elapsed();
         self.report
     }
+}
+
+/// What a message says, in a few words.
+fn summary(message: &Outgoing) -> String {
+    let cancels = message.wants.iter().filter(|want| want.cancel).count();
+    let haves = message.wants.iter().filter(|want| !want.cancel && want.kind == WantKind::Have).count();
+    let wants = message.wants.len() - cancels - haves;
+    let full = if message.full { "all wants: " } else { "" };
+    let bytes: usize = message.blocks.iter().map(|(_, data)| data.len()).sum();
+    let has = message.presences.iter().filter(|(_, presence)| *presence == Presence::Have).count();
+    let lacks = message.presences.len() - has;
+    let parts = [(wants, "wanted"), (haves, "asked for"), (cancels, "cancelled"), (has, "there"), (lacks, "not there")];
+    let mut words: Vec<String> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    if !message.blocks.is_empty() {
+        words.push(format!("{} blocks of {bytes} bytes", message.blocks.len()));
+    }
+    format!("{full}{}", words.join(", "))
 }
