@@ -280,11 +280,9 @@ impl<'a> World<'a> {
         let trips = 4 * (trip + step) * (2 * dag.depth + messages);
         let liars = self.seats.iter().filter(|seat| matches!(seat.actor, Actor::Liar(_))).count();
         let liars = u32::try_from(liars).unwrap_or(u32::MAX) * Duration::from_secs(60);
-        let tries = match calm {
-            true => Duration::ZERO,
-            false => self.scenario.faults_end() + 3 * (self.scenario.stall_timeout + RETRY),
-        };
-        Duration::from_secs(40) + transfer + trips + liars + tries
+        let retries =
+            if calm { Duration::ZERO } else { self.scenario.faults_end() + 3 * (self.scenario.stall_timeout + RETRY) };
+        Duration::from_secs(40) + transfer + trips + liars + retries
     }
 
     fn handle(&mut self, event: Event) {
