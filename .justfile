@@ -43,3 +43,8 @@ bench-repositories *ARGUMENTS:
 bench-fetching *ARGUMENTS:
     cargo build --locked --release --bin pinnace --example relay --example drain
     benches/kubo/fetching {{ ARGUMENTS }}
+
+# Many peers and much data, beside Kubo.
+bench-serving *ARGUMENTS:
+    cargo build --locked --release --bin pinnace --example relay --example drain --example crowd
+    benches/kubo/serving {{ ARGUMENTS }}
