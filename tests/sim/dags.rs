@@ -148,9 +148,10 @@ impl Builder {
         }
         let (data, links) = self.nodes[&cid].clone();
         let as_v0 = cid.codec() == codec::DAG_PB && random.random();
-        let (alias, links) = match as_v0 {
-            true => (Cid::new_v0(*cid.hash()).unwrap(), links),
-            false => (Cid::new_v1(codec::RAW, *cid.hash()), Vec::new()),
+        let (alias, links) = if as_v0 {
+            (Cid::new_v0(*cid.hash()).unwrap(), links)
+        } else {
+            (Cid::new_v1(codec::RAW, *cid.hash()), Vec::new())
         };
         self.nodes.insert(alias, (data, links));
         alias

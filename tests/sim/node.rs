@@ -241,9 +241,10 @@ impl Node {
         for block in message.blocks {
             let interested = self.wants.handle_block(from, &block);
             let bytes = block.data().len() as u64;
-            match interested.is_empty() {
-                true => self.received.unwanted_bytes += bytes,
-                false => self.received.wanted_bytes += bytes,
+            if interested.is_empty() {
+                self.received.unwanted_bytes += bytes;
+            } else {
+                self.received.wanted_bytes += bytes;
             }
             for (session, cid) in interested {
                 if let Some(block) = block.relabel(cid) {
@@ -471,10 +472,11 @@ impl Node {
             wanted.clear();
         }
         for entry in wants {
-            match entry.cancel {
-                true => wanted.remove(&entry.cid),
-                false => wanted.insert(entry.cid),
-            };
+            if entry.cancel {
+                wanted.remove(&entry.cid);
+            } else {
+                wanted.insert(entry.cid);
+            }
         }
         assert!(wanted.len() <= WANTS_PER_PEER_MAX, "{} wants at once at one peer", wanted.len());
     }
