@@ -82,6 +82,28 @@ struct Progress {
     done: Option<Duration>,
 }
 
+/// How much came more than once.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Repeated {
+    /// Bytes of the DAGs that were fetched.
+    pub bytes: u64,
+    /// Bytes of blocks that came and that nobody wanted any longer.
+    pub duplicates: u64,
+}
+
+impl Repeated {
+    /// Together with those of another run.
+    pub fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.duplicates += other.duplicates;
+    }
+
+    /// Of 1,000 bytes.
+    pub fn per_thousand(self) -> u64 {
+        self.duplicates * 1000 / self.bytes.max(1)
+    }
+}
+
 /// What came out of a run.
 #[derive(Debug, Default, Clone)]
 pub struct Report {
@@ -93,10 +115,10 @@ pub struct Report {
     pub dag_bytes: u64,
     /// What the nodes received.
     pub received: Vec<Received>,
-    /// The same, where nobody lies, no connection is lost and all speak today's Bitswap.
-    pub orderly_bytes: u64,
-    /// Bytes of blocks that came there and that nobody wanted any longer.
-    pub duplicate_bytes: u64,
+    /// Where nobody lies, no connection is lost, all speak today's Bitswap, and every link carries a block in half a second.
+    pub swift: Repeated,
+    /// The same, where a block may take longer.
+    pub slow: Repeated,
     /// The largest part of its time that a fetch took.
     pub time_used: f64,
     /// Events.
@@ -280,9 +302,9 @@ impl<'a> World<'a> {
         let trips = 4 * (trip + step) * (2 * dag.depth + messages);
         let liars = self.seats.iter().filter(|seat| matches!(seat.actor, Actor::Liar(_))).count();
         let liars = u32::try_from(liars).unwrap_or(u32::MAX) * Duration::from_secs(60);
-        let retries =
+        let stalls =
             if calm { Duration::ZERO } else { self.scenario.faults_end() + 3 * (self.scenario.stall_timeout + RETRY) };
-        Duration::from_secs(40) + transfer + trips + liars + retries
+        Duration::from_secs(40) + transfer + trips + liars + stalls
     }
 
     fn handle(&mut self, event: Event) {
@@ -461,8 +483,11 @@ impl<'a> World<'a> {
             }
         }
         if self.scenario.is_orderly() {
-            self.report.orderly_bytes = self.report.dag_bytes;
-            self.report.duplicate_bytes = self.report.received.iter().map(|received| received.unwanted_bytes).sum();
+            // Where a single block takes long, it is asked of somebody else before it can be known that it is on its way.
+            let slowest = self.scenario.links.iter().map(|link| link.bandwidth).min().unwrap_or(1);
+            let kind = if self.budget.largest <= slowest / 2 { &mut self.report.swift } else { &mut self.report.slow };
+            kind.bytes = self.report.dag_bytes;
+            kind.duplicates = self.report.received.iter().map(|received| received.unwanted_bytes).sum();
         }
         self.report.lasted = self.elapsed();
         self.report
