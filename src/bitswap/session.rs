@@ -16,35 +16,14 @@ use self::pace::{Mark, Pace};
 use super::PeerNumber;
 use super::wire::WantKind;
 
+mod late;
+mod moves;
 mod pace;
 #[cfg(test)]
 mod tests;
 
-/// Whoever else is connected is asked about a want that is this old, and other providers that were late themselves.
-pub const SILENCE_MAX: Duration = Duration::from_secs(10);
-
-/// When the only provider is asked again, at the earliest; twice as long each time. It remembers what it was asked, and what it
-/// is sending would come twice.
-const AGAIN_MIN: Duration = Duration::from_secs(40);
-
-/// How long a peer that hasn't shown its rate yet may take when another could be asked.
-const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
-
-/// How many times as long as expected, and how much longer, an answer may take when another peer could be asked.
-const PATIENCE: u32 = 3;
-const PATIENCE_MIN: Duration = Duration::from_secs(2);
-const PATIENCE_MAX: Duration = Duration::from_secs(30);
-
 /// How often the time that a peer is given doubles.
 const DOUBLINGS_MAX: u32 = 4;
-
-/// A block is taken over when the other peer would need so much longer for it than twice our time.
-const TAKE_OVER_MIN: Duration = Duration::from_millis(100);
-
-/// The part of what came that may be asked for a second time on purpose: 1 / 100. The first time it may be more, to spare a
-/// small DAG a second or more.
-const DUPLICATES_PART: u64 = 100;
-const FIRST_DUPLICATE_MIN: Duration = Duration::from_secs(1);
 
 /// Wants that are passed over, because those who have them are busy, in search of one for somebody who isn't.
 const PASSED_OVER_MAX: usize = 512;
@@ -333,100 +312,6 @@ impl Session {
         std::mem::take(&mut self.actions)
     }
 
-    /// Looks for answers that are overdue, and for denials that have run out; to be called several times a second.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.expire_denials(now);
-        let old = self.wants.iter().filter(|(_, want)| {
-            want.asked.is_some_and(|asked| now.saturating_duration_since(asked.mark.at) >= SILENCE_MAX)
-        });
-        // Whoever else is connected may have it.
-        self.searching.extend(old.map(|(order, _)| *order));
-        let overdue: Vec<(Order, PeerNumber)> = self
-            .wants
-            .iter()
-            .filter_map(|(order, want)| {
-                want.asked.filter(|asked| self.is_overdue(want, *asked, now)).map(|asked| (*order, asked.peer))
-            })
-            .collect();
-        let mut late = BTreeSet::new();
-        for (order, slow) in overdue {
-            late.insert(slow);
-            self.release(order, slow);
-            if let Some(want) = self.wants.get_mut(&order) {
-                want.late.push(slow);
-            }
-            let best = self.best_provider(order, |_| true);
-            if best != Some(slow)
-                && let Some(want) = self.wants.get(&order)
-            {
-                self.actions.push(Action::Withdraw { peer: slow, cid: want.cid });
-            }
-            if self.wants.get(&order).is_some_and(|want| want.asked.is_none())
-                && let Some(peer) = best
-            {
-                self.ask(peer, order, now);
-            }
-            self.searching.insert(order);
-        }
-        for peer in late {
-            if let Some(peer) = self.peers.get_mut(&peer) {
-                peer.late += 1;
-            }
-        }
-    }
-
-    /// Whether a peer took too long for a want: soon, when there is another who could have it sooner.
-    fn is_overdue(&self, want: &Want, asked: Asked, now: Instant) -> bool {
-        let Some(peer) = self.peers.get(&asked.peer) else { return false };
-        let waited = now.saturating_duration_since(asked.mark.at);
-        if waited < PATIENCE_MIN {
-            return false;
-        }
-        let expected = peer.pace.expected(asked.mark, self.block_bytes_expected());
-        let times = want.times_late(asked.peer);
-        let doubled = 1 << u32::try_from(times).unwrap_or(u32::MAX).min(DOUBLINGS_MAX);
-        let (mut fresh, mut others) = (false, false);
-        for (number, other) in self.providing() {
-            if !want.is_asked_of(number) && !want.is_denied_by(number) {
-                others = true;
-                fresh |= other.late == 0 && want.times_late(number) == 0;
-            }
-        }
-        let patience = if fresh && times > 0 {
-            PATIENCE_MIN
-        } else if fresh && (!peer.pace.is_known() || peer.late > 0) {
-            FIRST_ANSWER_MAX
-        } else if fresh {
-            (PATIENCE * expected + PATIENCE_MIN).min(PATIENCE_MAX)
-        } else if others {
-            (SILENCE_MAX * doubled).min(PATIENCE_MAX)
-        } else {
-            AGAIN_MIN.max(PATIENCE * expected) * doubled
-        };
-        waited >= patience
-    }
-
-    fn expire_denials(&mut self, now: Instant) {
-        for (order, want) in &mut self.wants {
-            let before = want.denied.len();
-            let Want { denied, searched, .. } = want;
-            denied.retain(|denial| {
-                let over = denial.until.is_some_and(|until| until <= now);
-                if over {
-                    searched.remove(&denial.peer);
-                }
-                !over
-            });
-            if denied.len() < before {
-                want.denials += 1;
-                if want.asked.is_none() {
-                    self.searching.remove(order);
-                    self.unassigned.insert(*order);
-                }
-            }
-        }
-    }
-
     /// Returns how many blocks were asked for.
     fn assign(&mut self, now: Instant, asks_max: usize) -> usize {
         let (mut asks, mut passed_over, mut from) = (0, 0, 0);
@@ -493,82 +378,6 @@ impl Session {
                 (peer.late, want.times_late(*number), soonest)
             })
             .map(|(number, _)| number)
-    }
-
-    /// Providers without anything to do take what another would deliver much later than they.
-    fn take_over(&mut self, now: Instant, asks_max: usize) {
-        let idle: Vec<PeerNumber> = self
-            .providing()
-            .filter(|(_, peer)| peer.outstanding == 0 && peer.late == 0)
-            .map(|(number, _)| number)
-            .collect();
-        let mut asks = 0;
-        for number in idle {
-            while asks < asks_max && self.take_over_one(number, now) {
-                asks += 1;
-            }
-        }
-    }
-
-    /// One want for a provider that has time. Returns false when there is none.
-    fn take_over_one(&mut self, number: PeerNumber, now: Instant) -> bool {
-        let block_bytes = self.block_bytes_expected();
-        let Some(peer) = self.peers.get(&number) else { return false };
-        // Of a peer that hasn't shown what it can, one block is enough.
-        let window = if peer.pace.is_known() { peer.pace.window(block_bytes) } else { 1 };
-        if peer.outstanding >= window {
-            return false;
-        }
-        let own = peer.pace.time_for((peer.outstanding as u64 + 1) * block_bytes);
-        let latest = self
-            .wants
-            .iter()
-            .filter(|(_, want)| want.second.is_none() && !want.is_denied_by(number) && !want.is_asked_of(number))
-            .filter_map(|(order, want)| {
-                let asked = want.asked?;
-                let slow = self.peers.get(&asked.peer)?;
-                let remaining = slow.pace.remaining(asked.mark, block_bytes, now);
-                let begun = slow.pace.has_begun(asked.mark);
-                (!begun || self.may_duplicate(block_bytes, remaining)).then_some((remaining, *order, asked.peer, begun))
-            })
-            .max();
-        let Some((_, order, slow, begun)) = latest.filter(|latest| latest.0 > 2 * own + TAKE_OVER_MIN) else {
-            return false;
-        };
-        if begun {
-            self.second_bytes += block_bytes;
-        } else {
-            self.release(order, slow);
-            if let Some(want) = self.wants.get(&order) {
-                self.actions.push(Action::Withdraw { peer: slow, cid: want.cid });
-            }
-        }
-        self.ask(number, order, now);
-        true
-    }
-
-    fn may_duplicate(&self, block_bytes: u64, remaining: Duration) -> bool {
-        let first = self.second_bytes == 0 && remaining >= FIRST_DUPLICATE_MIN;
-        first || self.second_bytes + block_bytes <= self.bytes / DUPLICATES_PART
-    }
-
-    /// Takes questions back, the last ones first, until only so many blocks are asked for: they turned out larger than they
-    /// were taken for. The wants stay.
-    pub fn retract(&mut self, keep: usize) {
-        let mut surplus = self.outstanding().saturating_sub(keep);
-        for (order, want) in self.wants.iter_mut().rev() {
-            if surplus == 0 {
-                break;
-            }
-            for asked in want.asked.take().into_iter().chain(want.second.take()) {
-                surplus = surplus.saturating_sub(1);
-                self.unassigned.insert(*order);
-                self.actions.push(Action::Withdraw { peer: asked.peer, cid: want.cid });
-                if let Some(peer) = self.peers.get_mut(&asked.peer) {
-                    peer.outstanding -= 1;
-                }
-            }
-        }
     }
 
     fn retry_searching(&mut self) {

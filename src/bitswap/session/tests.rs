@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::late::{AGAIN_MIN, PATIENCE_MIN, SILENCE_MAX};
 use super::*;
 use crate::model::Block;
 use bytes::Bytes;

@@ -2,6 +2,7 @@
 //! itself when there is room again. Reading and everything else never stop.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytesize::ByteSize;
 use tokio::sync::watch;
@@ -83,6 +84,8 @@ pub(super) struct Space {
     path: PathBuf,
     probe: Probe,
     shortage: watch::Sender<Option<Shortage>>,
+    /// What was refused since there is a shortage, in bytes: with less room it would be refused again.
+    refused_bytes: AtomicU64,
 }
 
 impl std::fmt::Debug for Space {
@@ -97,7 +100,13 @@ impl Space {
     }
 
     fn with_probe(path: &Path, limits: SpaceLimits, probe: Probe) -> Self {
-        Self { limits, path: path.to_owned(), probe, shortage: watch::Sender::new(None) }
+        Self {
+            limits,
+            path: path.to_owned(),
+            probe,
+            shortage: watch::Sender::new(None),
+            refused_bytes: AtomicU64::new(0),
+        }
     }
 
     /// What is the matter, and each change of it.
@@ -113,6 +122,10 @@ impl Space {
     /// Looks whether `new_bytes` more can be written to a store that holds `held`.
     pub(super) fn look(&self, held: BlockStats, new_bytes: u64) -> SpaceState {
         let state = self.state(held, new_bytes);
+        match state.shortage {
+            Some(_) => self.refused_bytes.fetch_max(new_bytes.min(self.limits.bytes_max), Ordering::Relaxed),
+            None => self.refused_bytes.swap(0, Ordering::Relaxed),
+        };
         let changed = self.shortage.send_if_modified(|shortage| {
             // The figures change all the time; what it is doesn't.
             let changed = shortage.is_some() != state.shortage.is_some();
@@ -130,7 +143,8 @@ impl Space {
     fn state(&self, held: BlockStats, new_bytes: u64) -> SpaceState {
         let SpaceLimits { bytes_max, free_bytes_min } = self.limits;
         // Once it is over, a little room isn't enough: what was refused would be tried in vain again and again.
-        let margin = if self.shortage().is_some() { RESUME_BYTES.min(bytes_max / 16) } else { 0 };
+        let refused_bytes = self.refused_bytes.load(Ordering::Relaxed);
+        let margin = if self.shortage().is_some() { RESUME_BYTES.min(bytes_max / 16).max(refused_bytes) } else { 0 };
         let new_bytes = new_bytes.max(margin);
         let held_bytes = held.segment_bytes;
         let mut state = SpaceState {
@@ -150,6 +164,7 @@ impl Space {
                 state.shortage = Some(Shortage::Disk { free_bytes, free_bytes_min });
             }
         }
+        state.is_high |= state.shortage.is_some();
         state
     }
 }
@@ -171,7 +186,6 @@ fn look(_path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
@@ -193,6 +207,18 @@ mod tests {
         assert_eq!(space.shortage(), full.shortage);
         assert_eq!(space.look(held(50 * MIB), 0), calm);
         assert_eq!(space.shortage(), None);
+    }
+
+    #[test]
+    fn what_was_refused_has_to_fit_before_it_is_tried_again() {
+        let limits = SpaceLimits { bytes_max: 100 * MIB, ..SpaceLimits::NONE };
+        let space = Space::with_probe(Path::new("x"), limits, Box::new(|_| None));
+        assert!(space.look(held(60 * MIB), 50 * MIB).shortage.is_some());
+        let later = space.look(held(60 * MIB), 0);
+        assert!(later.shortage.is_some(), "it would be refused again");
+        assert!(later.is_high, "garbage is in its way");
+        assert_eq!(space.look(held(50 * MIB), 0), SpaceState { shortage: None, is_high: false });
+        assert_eq!(space.look(held(60 * MIB), 0).shortage, None);
     }
 
     #[test]
