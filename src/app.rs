@@ -188,8 +188,8 @@ impl App {
         let accounts = Arc::new(Accounts::open(Arc::clone(&records), &config.auth).await?);
         let first_start = accounts.ensure_admin(&config.auth).await?;
         let (board, changes) = Board::new();
-        let in_flight = config.pins.bytes_in_flight_max.as_u64();
-        let gateways = Gateways::new(node.profile().clone());
+        let in_flight = config.fetch.bytes_in_flight_max.as_u64();
+        let gateways = Gateways::new(node.profile().clone(), config.fetch.gateways);
         let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), gateways, in_flight);
         let runner = Runner::new(
             Arc::clone(&records),

@@ -33,6 +33,8 @@ pub struct Config {
     pub store: crate::store::Options,
     /// Section `[pins]`.
     pub pins: crate::pins::Options,
+    /// Section `[fetch]`.
+    pub fetch: crate::fetch::Options,
     /// Section `[auth]`.
     pub auth: crate::auth::Options,
     /// Section `[log]`.

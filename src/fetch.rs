@@ -1,10 +1,11 @@
 //! Makes one DAG local: walks it, takes what the store has, asks peers and gateways for the rest, and stores what comes.
 //!
 //! Children are wanted the moment their parent is decoded; storing goes on beside it. Memory is bounded: what is asked
-//! for and what waits for its commit together stay below this fetch's share of `pins.bytes_in_flight_max`. What to do next
+//! for and what waits for its commit together stay below this fetch's share of `fetch.bytes_in_flight_max`. What to do next
 //! is decided in [`core`]; this file carries it out.
 
 pub mod core;
+mod options;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use self::core::{CoreError, FetchCore, Held, TICK};
 pub use self::core::{FetchLimits, FetchProgress, LocalDag};
+pub use self::options::Options;
 use crate::dag::walk::WalkError;
 use crate::model::{Block, cids::codec};
 use crate::net::{GatewayAddress, NodeGone, NodeHandle, PeerId, SessionEvent, SessionHandle};

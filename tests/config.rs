@@ -69,7 +69,8 @@ fn the_defaults_are_complete() {
     assert_eq!(config.pins.retry_max, Duration::from_mins(30));
     assert_eq!(config.pins.give_up_after, Duration::from_hours(24));
     assert_eq!(config.pins.blocks_max, 100_000_000);
-    assert_eq!(config.pins.bytes_in_flight_max, ByteSize::mib(64));
+    assert_eq!(config.fetch.bytes_in_flight_max, ByteSize::mib(64));
+    assert!(config.fetch.gateways);
     assert_eq!(config.auth.admin_email, "");
     assert_eq!(config.auth.admin_password, "");
     assert_eq!(config.auth.admin_file, Path::new(""));
@@ -94,7 +95,7 @@ fn every_key_of_the_defaults_is_explained() {
         let comment = lines[..number].iter().rev().take_while(|above| above.starts_with("# ")).count();
         assert!(comment > 0, "line {}: {line} has no comment above it", number + 1);
     }
-    assert_eq!(keys, 29, "a key is written in a way that this test doesn't see");
+    assert_eq!(keys, 30, "a key is written in a way that this test doesn't see");
 }
 
 #[test]
@@ -269,7 +270,7 @@ fn a_bad_value_in_a_file_says_what_was_expected() {
         ("[pins]\nretry_min = \"1h\"", "pins.retry_min", "\"1h\"", "no longer than pins.retry_max, which is \"1800s\""),
         ("[pins]\nretry_max = \"1s\"", "pins.retry_min", "\"10s\"", "no longer than pins.retry_max, which is \"1s\""),
         ("[pins]\nblocks_max = 0", "pins.blocks_max", "0", "at least 1"),
-        ("[pins]\nbytes_in_flight_max = \"1B\"", "pins.bytes_in_flight_max", "\"1B\"", "at least 4MiB"),
+        ("[fetch]\nbytes_in_flight_max = \"1B\"", "fetch.bytes_in_flight_max", "\"1B\"", "at least 4MiB"),
         ("[auth]\naccess_token_days = 0", "auth.access_token_days", "0", "from 1 to 36500"),
         ("[auth]\nrefresh_token_days = 36501", "auth.refresh_token_days", "36501", "from 1 to 36500"),
         ("[log]\nfilter = \"pinnace=loud\"", "log.filter", "\"pinnace=loud\"", "a level"),

@@ -26,7 +26,7 @@ use support::{until, within};
 const GATEWAY: u32 = 0;
 
 fn lan() -> Gateways {
-    Gateways::new(Profile::Lan { subnets: Vec::new() })
+    Gateways::new(Profile::Lan { subnets: Vec::new() }, true)
 }
 
 fn address(origin: &str) -> GatewayAddress {
@@ -304,7 +304,7 @@ async fn nobody_there_is_said_and_tried_again() {
 async fn forbidden_addresses_are_never_connected_to() {
     let gateway = Trustless::start(HashMap::new(), Conduct::Sound).await;
     let port = gateway.address.port();
-    let public = Gateways::new(Profile::Public);
+    let public = Gateways::new(Profile::Public, true);
     for (origin, text) in [
         (format!("/ip4/127.0.0.1/tcp/{port}/https"), "not globally routable"),
         (format!("/ip4/127.0.0.1/tcp/{port}/tls/sni/gateway.example/http"), "not globally routable"),
@@ -331,6 +331,14 @@ async fn more_gateways_than_allowed_are_refused_until_others_are_done() {
     drop((holders, refused));
     let mut taken = gateways.open(vec![one_more]);
     assert!(remark(&mut taken).await.contains("can't be connected to"));
+}
+
+#[tokio::test]
+async fn an_operator_who_wants_none_has_none_asked() {
+    let gateways = Gateways::new(Profile::Lan { subnets: Vec::new() }, false);
+    let mut session = gateways.open(vec![address("/ip4/127.0.0.1/tcp/1/http")]);
+    // Asked, it would say that nobody is there.
+    assert!(remark(&mut session).await.contains("fetch.gateways is false"));
 }
 
 #[tokio::test]

@@ -69,7 +69,8 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("pins.retry_max", DURATION),
     ("pins.give_up_after", DURATION),
     ("pins.blocks_max", "a whole number of at least 1"),
-    ("pins.bytes_in_flight_max", BUFFER),
+    ("fetch.bytes_in_flight_max", BUFFER),
+    ("fetch.gateways", "true or false"),
     ("auth.admin_email", TEXT),
     ("auth.admin_password", TEXT),
     ("auth.admin_file", "a path in quotes"),
@@ -94,7 +95,7 @@ pub(super) struct Problem {
 
 /// The first value that can't be used.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let Config { network, store, pins, auth, log, .. } = config;
+    let Config { network, store, pins, fetch, auth, log, .. } = config;
     let size = |size: ByteSize, min: u64| size.as_u64() >= min && usize::try_from(size.as_u64()).is_ok();
     let duration = |duration: Duration| !duration.is_zero() && duration <= DURATION_MAX;
     let days = |days: u32| (1..=TOKEN_DAYS_MAX).contains(&days);
@@ -119,7 +120,7 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
         ("pins.retry_max", duration(pins.retry_max)),
         ("pins.give_up_after", duration(pins.give_up_after)),
         ("pins.blocks_max", pins.blocks_max >= 1),
-        ("pins.bytes_in_flight_max", size(pins.bytes_in_flight_max, BUFFER_BYTES_MIN)),
+        ("fetch.bytes_in_flight_max", size(fetch.bytes_in_flight_max, BUFFER_BYTES_MIN)),
         ("auth.access_token_days", days(auth.access_token_days)),
         ("auth.refresh_token_days", days(auth.refresh_token_days)),
     ];

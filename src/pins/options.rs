@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::Deserialize;
 
@@ -26,6 +25,4 @@ pub struct Options {
     pub give_up_after: Duration,
     /// Distinct blocks of one DAG.
     pub blocks_max: u64,
-    /// Bytes of blocks that all fetches together have asked for and not stored yet.
-    pub bytes_in_flight_max: ByteSize,
 }

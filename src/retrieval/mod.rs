@@ -41,6 +41,8 @@ struct Entry {
 #[derive(Debug)]
 struct Registry {
     profile: Profile,
+    /// Whether any gateway is asked at all.
+    is_enabled: bool,
     names: Names,
     share: Share,
     gateways: Mutex<HashMap<GatewayAddress, Entry>>,
@@ -61,10 +63,11 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// Asks gateways at addresses that the profile allows.
-    pub fn new(profile: Profile) -> Self {
+    /// Asks gateways at addresses that the profile allows; none unless `is_enabled`.
+    pub fn new(profile: Profile, is_enabled: bool) -> Self {
         let registry = Registry {
             profile,
+            is_enabled,
             names: Names::default(),
             share: Share::default(),
             gateways: Mutex::default(),
@@ -80,14 +83,18 @@ impl Gateways {
         let mut members = Vec::new();
         for (index, address) in (0..).zip(addresses) {
             let name = address.to_string();
-            let entry = self.entry(address);
-            let remark = match &entry {
-                Some(entry) => {
-                    let _ = entry.commands.send(Command::Open(id, index, sender.clone()));
-                    None
+            let (entry, remark) = if self.registry.is_enabled {
+                match self.entry(address) {
+                    Some(entry) => (Some(entry), None),
+                    None => (None, Some("this service asks too many other gateways at the moment")),
                 }
-                None => Some("this service asks too many other gateways at the moment".to_owned()),
+            } else {
+                (None, Some("this service asks no gateways: fetch.gateways is false in its configuration"))
             };
+            if let Some(entry) = &entry {
+                let _ = entry.commands.send(Command::Open(id, index, sender.clone()));
+            }
+            let remark = remark.map(str::to_owned);
             members.push(Member { name, entry, remark, is_up: false, missing: 0 });
         }
         GatewaySession {

@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listen = vec!["/ip4/127.0.0.1/tcp/0".into()];
     let config =
         Config::load(&Sources { flags: Flags { lan: true, listen, ..Flags::default() }, ..Sources::default() })?;
-    let in_flight = config.pins.bytes_in_flight_max.as_u64();
+    let in_flight = config.fetch.bytes_in_flight_max.as_u64();
     let directory = tempfile::tempdir()?;
     // The node serves from a store; this one stays empty.
     let store = BlockStore::open(&directory.path().join("blocks.redb"), 1024 * 1024, 1024 * 1024)?;

@@ -109,7 +109,7 @@ impl Peer {
     pub(super) async fn fetch(&self, root: Cid, from: Multiaddr, bytes: Arc<AtomicU64>) -> Result<(), PeerError> {
         let source = origin_peer(&from.to_string()).ok_or_else(|| PeerError::NoPeer(from.clone()))?;
         self.node.dial(source, vec![from]).await?;
-        let gateways = Gateways::new(self.node.profile().clone());
+        let gateways = Gateways::new(self.node.profile().clone(), true);
         let (reader, writer) = (self.store.reader(), self.store.writer());
         let fetcher = Fetcher::new(reader, writer, self.node.clone(), gateways, IN_FLIGHT_BYTES_MAX);
         let (sender, mut progress) = watch::channel(FetchProgress::new(std::time::Instant::now()));
