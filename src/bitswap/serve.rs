@@ -4,6 +4,9 @@
 //! yet: when one arrives, the peer gets it. Reading the store is a [`ReadJob`] that the caller carries out away from
 //! its event loop; one job and [`ANSWERS_AHEAD_PER_PEER_MAX`] messages for each peer bound the memory, and
 //! peers take turns.
+//!
+//! Who only asks whether we have a block doesn't wait for blocks: such questions are looked up first, also when as many blocks
+//! as may be are on their way, and presences have messages of their own.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -21,9 +24,12 @@ const WANTS_PER_JOB_MAX: usize = 512;
 /// Jobs that are read at the same time, all peers together. With the bytes of a job this bounds the memory of answers.
 const JOBS_MAX: usize = 8;
 
+/// Messages with presences that wait for the wire, for each peer; those of one job have a few bytes for each want.
+const PRESENCES_AHEAD_MAX: usize = 2;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Is in `Ledger::queue`.
+    /// Is in `Ledger::questions` or `Ledger::queue`.
     Queued,
     /// A job looks it up; `again` when the block was stored meanwhile.
     Reading { again: bool },
@@ -41,12 +47,16 @@ struct Want {
 #[derive(Debug, Default)]
 struct Ledger {
     wants: HashMap<Cid, Want>,
+    /// What is looked up next: first those of which only the presence is wanted.
+    questions: VecDeque<Cid>,
     queue: VecDeque<Cid>,
     /// Wants that became `Waiting`, oldest first. Those that are no longer so are passed over, and swept out when the
     /// list is twice as long as it can honestly be, so that making room costs little however a peer floods us.
     waiting: VecDeque<Cid>,
     /// CIDs of the blocks in each message that was handed out and isn't written yet, oldest first.
     answers: VecDeque<Vec<Cid>>,
+    /// Messages with presences that were handed out and aren't written yet.
+    presences_unsent: usize,
     reading: bool,
     /// Is in `Server::turns`.
     in_turns: bool,
@@ -59,6 +69,8 @@ pub struct ReadJob {
     pub peer: PeerNumber,
     /// Each CID, and whether the block is wanted or only its presence.
     pub wants: Vec<(Cid, WantKind)>,
+    /// Whether blocks may be read: otherwise all that is wanted is presences, and they have to do.
+    pub with_blocks: bool,
 }
 
 /// What a job found. Wants that it didn't get to, because the blocks before filled the message, are in neither list.
@@ -70,6 +82,15 @@ pub struct ReadResult {
     pub present: Vec<Cid>,
     /// CIDs that aren't held.
     pub missing: Vec<Cid>,
+}
+
+/// What a peer is answered.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    /// What we hold and what we don't; [`Server::sent_presences`] must follow.
+    pub presences: Option<Outgoing>,
+    /// Blocks; [`Server::sent`] must follow.
+    pub blocks: Option<Outgoing>,
 }
 
 /// All ledgers.
@@ -104,6 +125,7 @@ impl Server {
                 forget(&mut self.wanted, peer, &cid);
             }
             ledger.queue.clear();
+            ledger.questions.clear();
         }
         for entry in entries {
             if entry.cancel {
@@ -121,11 +143,11 @@ impl Server {
             }
             let want = Want { kind: entry.kind, send_dont_have: entry.send_dont_have, state: State::Queued };
             let before = ledger.wants.insert(entry.cid, want);
-            if !matches!(before, Some(Want { state: State::Queued, .. })) {
-                ledger.queue.push_back(entry.cid);
+            if !before.is_some_and(|before| before.state == State::Queued && before.kind == entry.kind) {
+                ledger.enqueue(entry.cid, entry.kind);
             }
         }
-        ledger.sweep_queue();
+        ledger.sweep_queues();
         self.take_turn(peer);
     }
 
@@ -142,13 +164,15 @@ impl Server {
                         State::Reading { again } => *again = true,
                         State::Waiting => {
                             want.state = State::Queued;
-                            ready.push(*wanted);
+                            ready.push((*wanted, want.kind));
                         }
                     }
                 }
                 // In an order that doesn't depend on the keys of the hash, so that a simulation replays.
-                ready.sort_unstable();
-                ledger.queue.extend(ready);
+                ready.sort_unstable_by_key(|(cid, _)| *cid);
+                for (cid, kind) in ready {
+                    ledger.enqueue(cid, kind);
+                }
                 self.take_turn(peer);
             }
         }
@@ -160,43 +184,45 @@ impl Server {
             let peer = self.turns.pop_front()?;
             let Some(ledger) = self.ledgers.get_mut(&peer) else { continue };
             ledger.in_turns = false;
+            let with_blocks = ledger.answers.len() < ANSWERS_AHEAD_PER_PEER_MAX;
             let mut wants = Vec::new();
             while wants.len() < WANTS_PER_JOB_MAX {
-                let Some(cid) = ledger.queue.pop_front() else { break };
-                // A cancelled want may still be in the queue, and twice if it was wanted again.
-                if let Some(want) = ledger.wants.get_mut(&cid).filter(|want| want.state == State::Queued) {
+                let Some((cid, kind)) = ledger.next_queued(with_blocks) else { break };
+                // A cancelled want may still be in a queue, in both if it was wanted again in another way, and twice.
+                let queued = |want: &&mut Want| want.state == State::Queued && want.kind == kind;
+                if let Some(want) = ledger.wants.get_mut(&cid).filter(queued) {
                     want.state = State::Reading { again: false };
-                    wants.push((cid, want.kind));
+                    wants.push((cid, kind));
                 }
             }
             if !wants.is_empty() {
                 ledger.reading = true;
                 self.jobs += 1;
-                return Some(ReadJob { peer, wants });
+                return Some(ReadJob { peer, wants, with_blocks });
             }
         }
         None
     }
 
-    /// What a job found; returns the message that answers it, if there is anything to say.
-    pub fn handle_read(&mut self, job: &ReadJob, result: ReadResult) -> Option<Outgoing> {
+    /// What a job found; returns the messages that answer it, if there is anything to say.
+    pub fn handle_read(&mut self, job: &ReadJob, result: ReadResult) -> Answer {
         self.jobs -= 1;
-        let ledger = self.ledgers.get_mut(&job.peer)?;
+        let Some(ledger) = self.ledgers.get_mut(&job.peer) else { return Answer::default() };
         ledger.reading = false;
-        let mut message = Outgoing::default();
+        let (mut blocks, mut presences) = (Vec::new(), Vec::new());
         for (cid, data) in result.blocks {
             // Cancelled meanwhile, or asked again in another way: then the queue has it.
             if ledger.is_being_read(&cid) {
                 ledger.wants.remove(&cid);
                 forget(&mut self.wanted, job.peer, &cid);
-                message.blocks.push((cid, data));
+                blocks.push((cid, data));
             }
         }
         for cid in result.present {
             if ledger.is_being_read(&cid) {
                 ledger.wants.remove(&cid);
                 forget(&mut self.wanted, job.peer, &cid);
-                message.presences.push((cid, Presence::Have));
+                presences.push((cid, Presence::Have));
             }
         }
         for cid in result.missing {
@@ -204,13 +230,14 @@ impl Server {
             match want.state {
                 State::Reading { again: true } => {
                     want.state = State::Queued;
-                    ledger.queue.push_back(cid);
+                    let kind = want.kind;
+                    ledger.enqueue(cid, kind);
                 }
                 State::Reading { again: false } => {
                     want.state = State::Waiting;
                     ledger.waiting.push_back(cid);
                     if want.send_dont_have {
-                        message.presences.push((cid, Presence::DontHave));
+                        presences.push((cid, Presence::DontHave));
                     }
                 }
                 State::Queued | State::Waiting => {}
@@ -218,21 +245,35 @@ impl Server {
         }
         ledger.sweep_waiting();
         // What the job didn't get to goes first next time, in its order.
-        for (cid, _) in job.wants.iter().rev() {
+        for (cid, kind) in job.wants.iter().rev() {
             if let Some(want) = ledger.wants.get_mut(cid).filter(|want| matches!(want.state, State::Reading { .. })) {
                 want.state = State::Queued;
-                ledger.queue.push_front(*cid);
+                ledger.queue_of(*kind).push_front(*cid);
             }
         }
-        let answer = !message.blocks.is_empty() || !message.presences.is_empty();
-        if answer {
-            ledger.answers.push_back(message.blocks.iter().map(|(cid, _)| *cid).collect());
+        let mut answer = Answer::default();
+        if !presences.is_empty() {
+            ledger.presences_unsent += 1;
+            answer.presences = Some(Outgoing { presences, ..Outgoing::default() });
+        }
+        if !blocks.is_empty() {
+            ledger.answers.push_back(blocks.iter().map(|(cid, _)| *cid).collect());
+            answer.blocks = Some(Outgoing { blocks, ..Outgoing::default() });
         }
         self.take_turn(job.peer);
-        answer.then_some(message)
+        answer
     }
 
-    /// The oldest message for a peer was written, or lost: then its blocks are wanted as before.
+    /// The oldest message with presences for a peer was written, or lost. Nothing makes up for a lost one: who asked
+    /// asks again on the next connection.
+    pub fn sent_presences(&mut self, peer: PeerNumber) {
+        if let Some(ledger) = self.ledgers.get_mut(&peer) {
+            ledger.presences_unsent = ledger.presences_unsent.saturating_sub(1);
+            self.take_turn(peer);
+        }
+    }
+
+    /// The oldest message with blocks for a peer was written, or lost: then its blocks are wanted as before.
     pub fn sent(&mut self, peer: PeerNumber, delivered: bool) {
         let Some(ledger) = self.ledgers.get_mut(&peer) else { return };
         let cids = ledger.answers.pop_front().unwrap_or_default();
@@ -251,13 +292,16 @@ impl Server {
 
     /// Whether a peer waits for an answer, or for a block to arrive.
     pub fn wanted_by(&self, peer: PeerNumber) -> bool {
-        self.ledgers.get(&peer).is_some_and(|ledger| !ledger.wants.is_empty() || !ledger.answers.is_empty())
+        self.ledgers
+            .get(&peer)
+            .is_some_and(|ledger| !ledger.wants.is_empty() || !ledger.answers.is_empty() || ledger.presences_unsent > 0)
     }
 
     fn take_turn(&mut self, peer: PeerNumber) {
         let Some(ledger) = self.ledgers.get_mut(&peer) else { return };
-        let may = !ledger.reading && ledger.answers.len() < ANSWERS_AHEAD_PER_PEER_MAX && !ledger.queue.is_empty();
-        if may && !ledger.in_turns {
+        let may_send = ledger.answers.len() < ANSWERS_AHEAD_PER_PEER_MAX && !ledger.queue.is_empty();
+        let may = !ledger.reading && ledger.presences_unsent < PRESENCES_AHEAD_MAX;
+        if may && (may_send || !ledger.questions.is_empty()) && !ledger.in_turns {
             ledger.in_turns = true;
             self.turns.push_back(peer);
         }
@@ -285,12 +329,36 @@ impl Ledger {
         false
     }
 
-    /// A cancel leaves its entry in the queue; wanting and cancelling again and again must not let it grow.
-    fn sweep_queue(&mut self) {
-        if self.queue.len() > 2 * WANTS_PER_PEER_MAX {
-            let (mut seen, wants) = (HashSet::new(), &self.wants);
-            let is_queued = |cid: &Cid| matches!(wants.get(cid), Some(Want { state: State::Queued, .. }));
-            self.queue.retain(|cid| is_queued(cid) && seen.insert(*cid));
+    fn queue_of(&mut self, kind: WantKind) -> &mut VecDeque<Cid> {
+        match kind {
+            WantKind::Have => &mut self.questions,
+            WantKind::Block => &mut self.queue,
+        }
+    }
+
+    fn enqueue(&mut self, cid: Cid, kind: WantKind) {
+        self.queue_of(kind).push_back(cid);
+    }
+
+    /// What is to be looked up next; who wants blocks has to wait unless `with_blocks`.
+    fn next_queued(&mut self, with_blocks: bool) -> Option<(Cid, WantKind)> {
+        let question = self.questions.pop_front().map(|cid| (cid, WantKind::Have));
+        if question.is_some() || !with_blocks {
+            return question;
+        }
+        self.queue.pop_front().map(|cid| (cid, WantKind::Block))
+    }
+
+    /// A cancel leaves its entry in a queue; wanting and cancelling again and again must not let it grow.
+    fn sweep_queues(&mut self) {
+        let wants = &self.wants;
+        for (queue, kind) in [(&mut self.questions, WantKind::Have), (&mut self.queue, WantKind::Block)] {
+            if queue.len() > 2 * WANTS_PER_PEER_MAX {
+                let mut seen = HashSet::new();
+                let is_queued =
+                    |cid: &Cid| wants.get(cid).is_some_and(|want| want.state == State::Queued && want.kind == kind);
+                queue.retain(|cid| is_queued(cid) && seen.insert(*cid));
+            }
         }
     }
 
@@ -335,6 +403,10 @@ mod tests {
         server
     }
 
+    fn is_nothing(answer: &Answer) -> bool {
+        answer.presences.is_none() && answer.blocks.is_none()
+    }
+
     fn found(block: &Block) -> ReadResult {
         ReadResult { blocks: vec![block.clone().into_parts()], ..ReadResult::default() }
     }
@@ -346,14 +418,14 @@ mod tests {
         server.handle_wants(PEER, vec![want(block.cid(), WantKind::Block)], false);
         let job = server.poll_job().unwrap();
         let missing = ReadResult { missing: vec![*block.cid()], ..ReadResult::default() };
-        let message = server.handle_read(&job, missing).unwrap();
+        let message = server.handle_read(&job, missing).presences.unwrap();
         assert_eq!(message.presences, [(*block.cid(), Presence::DontHave)]);
-        server.sent(PEER, true);
+        server.sent_presences(PEER);
         assert!(server.poll_job().is_none());
         assert!(server.wanted_by(PEER));
         server.handle_stored([block.cid()]);
         let job = server.poll_job().unwrap();
-        assert_eq!(server.handle_read(&job, found(&block)).unwrap().blocks.len(), 1);
+        assert_eq!(server.handle_read(&job, found(&block)).blocks.unwrap().blocks.len(), 1);
         server.sent(PEER, true);
         assert!(!server.wanted_by(PEER));
         assert!(server.wanted.is_empty());
@@ -366,9 +438,8 @@ mod tests {
         server.handle_wants(PEER, vec![want(block.cid(), WantKind::Block)], false);
         let job = server.poll_job().unwrap();
         server.handle_stored([block.cid()]);
-        assert!(
-            server.handle_read(&job, ReadResult { missing: vec![*block.cid()], ..ReadResult::default() }).is_none()
-        );
+        let missing = ReadResult { missing: vec![*block.cid()], ..ReadResult::default() };
+        assert!(is_nothing(&server.handle_read(&job, missing)));
         assert_eq!(server.poll_job().unwrap().wants, [(*block.cid(), WantKind::Block)]);
     }
 
@@ -379,7 +450,7 @@ mod tests {
         server.handle_wants(PEER, vec![want(block.cid(), WantKind::Block)], false);
         let job = server.poll_job().unwrap();
         server.handle_wants(PEER, vec![WantEntry { cancel: true, ..want(block.cid(), WantKind::Block) }], false);
-        assert!(server.handle_read(&job, found(&block)).is_none());
+        assert!(is_nothing(&server.handle_read(&job, found(&block))));
         assert!(server.wanted.is_empty());
     }
 
@@ -393,7 +464,7 @@ mod tests {
             // Each job gets one block only, as when blocks fill a message.
             let cid = job.wants[0].0;
             let block = blocks.iter().find(|block| *block.cid() == cid).unwrap();
-            assert!(server.handle_read(&job, found(block)).is_some());
+            assert!(server.handle_read(&job, found(block)).blocks.is_some());
             answered += 1;
         }
         assert_eq!(answered, ANSWERS_AHEAD_PER_PEER_MAX);
@@ -402,12 +473,68 @@ mod tests {
     }
 
     #[test]
+    fn questions_do_not_wait_for_blocks() {
+        let mut server = server();
+        let blocks: Vec<Block> = (0..5).map(block).collect();
+        server.handle_wants(PEER, blocks.iter().map(|block| want(block.cid(), WantKind::Block)).collect(), false);
+        for _ in 0..ANSWERS_AHEAD_PER_PEER_MAX {
+            let job = server.poll_job().unwrap();
+            assert!(job.with_blocks);
+            let block = blocks.iter().find(|block| *block.cid() == job.wants[0].0).unwrap();
+            server.handle_read(&job, found(block));
+        }
+        assert!(server.poll_job().is_none());
+        let asked = block(10);
+        server.handle_wants(PEER, vec![want(asked.cid(), WantKind::Have)], false);
+        let job = server.poll_job().unwrap();
+        assert_eq!((job.wants.as_slice(), job.with_blocks), ([(*asked.cid(), WantKind::Have)].as_slice(), false));
+        let present = ReadResult { present: vec![*asked.cid()], ..ReadResult::default() };
+        let answer = server.handle_read(&job, present);
+        assert_eq!(answer.presences.unwrap().presences, [(*asked.cid(), Presence::Have)]);
+        assert!(answer.blocks.is_none());
+        // When blocks may follow, questions still come first.
+        server.sent(PEER, true);
+        server.handle_wants(PEER, vec![want(block(11).cid(), WantKind::Have)], false);
+        assert_eq!(server.poll_job().unwrap().wants[0], (*block(11).cid(), WantKind::Have));
+    }
+
+    #[test]
+    fn answers_to_questions_are_bounded_too() {
+        let mut server = server();
+        let mut answered = 0;
+        for number in 0..10 {
+            server.handle_wants(PEER, vec![want(block(number).cid(), WantKind::Have)], false);
+            if let Some(job) = server.poll_job() {
+                let missing = job.wants.iter().map(|(cid, _)| *cid).collect();
+                answered += usize::from(
+                    server.handle_read(&job, ReadResult { missing, ..ReadResult::default() }).presences.is_some(),
+                );
+            }
+        }
+        assert_eq!(answered, PRESENCES_AHEAD_MAX);
+        server.sent_presences(PEER);
+        assert_eq!(server.poll_job().unwrap().wants.len(), 10 - PRESENCES_AHEAD_MAX);
+    }
+
+    #[test]
+    fn a_question_that_becomes_a_want_is_answered_once_with_the_block() {
+        let mut server = server();
+        let block = block(1);
+        server.handle_wants(PEER, vec![want(block.cid(), WantKind::Have)], false);
+        server.handle_wants(PEER, vec![want(block.cid(), WantKind::Block)], false);
+        let job = server.poll_job().unwrap();
+        assert_eq!(job.wants, [(*block.cid(), WantKind::Block)]);
+        assert_eq!(server.handle_read(&job, found(&block)).blocks.unwrap().blocks.len(), 1);
+        assert!(server.poll_job().is_none());
+    }
+
+    #[test]
     fn a_lost_answer_is_wanted_again() {
         let mut server = server();
         let block = block(1);
         server.handle_wants(PEER, vec![want(block.cid(), WantKind::Block)], false);
         let job = server.poll_job().unwrap();
-        server.handle_read(&job, found(&block)).unwrap();
+        server.handle_read(&job, found(&block)).blocks.unwrap();
         assert!(server.poll_job().is_none());
         server.sent(PEER, false);
         assert_eq!(server.poll_job().unwrap().wants.len(), 1);
@@ -433,7 +560,7 @@ mod tests {
         while let Some(job) = server.poll_job() {
             let missing = job.wants.iter().map(|(cid, _)| *cid).collect();
             server.handle_read(&job, ReadResult { missing, ..ReadResult::default() });
-            server.sent(PEER, true);
+            server.sent_presences(PEER);
         }
         let late = block(1_000_000);
         server.handle_wants(PEER, vec![want(late.cid(), WantKind::Block)], false);
@@ -448,7 +575,7 @@ mod tests {
             server.handle_wants(PEER, vec![want(block(1).cid(), WantKind::Have)], false);
             let job = server.poll_job().unwrap();
             server.handle_read(&job, ReadResult { missing: vec![*block(1).cid()], ..ReadResult::default() });
-            server.sent(PEER, true);
+            server.sent_presences(PEER);
         }
         let ledger = &server.ledgers[&PEER];
         assert_eq!(ledger.wants.len(), 1);
@@ -489,7 +616,7 @@ mod tests {
         server.handle_wants(PEER, vec![want(block.cid(), WantKind::Block)], false);
         let job = server.poll_job().unwrap();
         server.peer_gone(PEER);
-        assert!(server.handle_read(&job, found(&block)).is_none());
+        assert!(is_nothing(&server.handle_read(&job, found(&block))));
         assert!(server.wanted.is_empty());
         assert_eq!(server.jobs, 0);
     }

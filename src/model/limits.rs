@@ -20,9 +20,12 @@ pub const WANTS_PER_PEER_MAX: usize = 1024;
 /// The longest CID on the wire, in bytes: boxo refuses longer ones with `maxCidSize`.
 pub const CID_BYTES_MAX: usize = 168;
 
-/// Inbound Bitswap streams that are open at once on one connection. boxo opens one for every message and
-/// has 8 workers, so a crowd of them is a peer that never closes any.
-pub const INBOUND_STREAMS_PER_CONNECTION_MAX: usize = 64;
+/// Inbound Bitswap streams that are open at once on one connection. boxo opens one for every message, puts one block of
+/// 16 KiB or more in it, and each of them is open for a round trip: as many as we have wants.
+pub const INBOUND_STREAMS_PER_CONNECTION_MAX: usize = 1024;
+
+/// Inbound Bitswap streams that all connections together may have open; each costs two or three kilobytes.
+pub const INBOUND_STREAMS_MAX: usize = 16 * 1024;
 
 /// Bytes of unfinished messages that one connection may make us hold.
 pub const INBOUND_BYTES_PER_CONNECTION_MAX: usize = 24 * 1024 * 1024;

@@ -50,8 +50,8 @@ pub enum Event {
 #[derive(Debug, Default)]
 struct Connection {
     id: Option<ConnectionId>,
-    wants_unsent: usize,
-    answers_unsent: usize,
+    /// Messages of each [`Lane`].
+    unsent: [usize; Lane::ALL.len()],
     unsupported: bool,
 }
 
@@ -80,11 +80,8 @@ impl Bitswap {
             state.connections.iter_mut().find(|connection| !connection.unsupported)
         });
         match connection {
-            Some(Connection { id: Some(id), wants_unsent, answers_unsent, .. }) => {
-                match lane {
-                    Lane::Wants => *wants_unsent += 1,
-                    Lane::Answers => *answers_unsent += 1,
-                }
+            Some(Connection { id: Some(id), unsent, .. }) => {
+                unsent[lane as usize] += 1;
                 let handler = NotifyHandler::One(*id);
                 self.push(ToSwarm::NotifyHandler { peer_id: peer, handler, event: ToHandler::Send(lane, message) });
             }
@@ -138,11 +135,10 @@ impl Bitswap {
             self.silence(peer);
             return;
         }
-        for _ in 0..closed.wants_unsent {
-            self.push(ToSwarm::GenerateEvent(Event::Sent(peer, Lane::Wants, false)));
-        }
-        for _ in 0..closed.answers_unsent {
-            self.push(ToSwarm::GenerateEvent(Event::Sent(peer, Lane::Answers, false)));
+        for lane in Lane::ALL {
+            for _ in 0..closed.unsent[lane as usize] {
+                self.push(ToSwarm::GenerateEvent(Event::Sent(peer, lane, false)));
+            }
         }
         // Whatever was written on the lost connection may not have arrived: say all wants again on the other.
         self.push(ToSwarm::GenerateEvent(Event::Sent(peer, Lane::Wants, false)));
@@ -201,10 +197,7 @@ impl NetworkBehaviour for Bitswap {
             FromHandler::Misbehaved(reason) => Event::Misbehaved(peer, reason),
             FromHandler::Sent(lane, delivered) => {
                 if let Some(connection) = connection {
-                    let unsent = match lane {
-                        Lane::Wants => &mut connection.wants_unsent,
-                        Lane::Answers => &mut connection.answers_unsent,
-                    };
+                    let unsent = &mut connection.unsent[lane as usize];
                     *unsent = unsent.saturating_sub(1);
                 }
                 Event::Sent(peer, lane, delivered)

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,10 +21,11 @@ use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedI
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
 use libp2p::{Stream, StreamProtocol};
 
+use super::quota::{Quota, Share};
 use crate::bitswap::wire::{self, Incoming, Outgoing, Protocol};
 use crate::model::limits::{
-    INBOUND_BYTES_MAX, INBOUND_BYTES_PER_CONNECTION_MAX, INBOUND_STALL_MAX, INBOUND_STREAMS_PER_CONNECTION_MAX,
-    MESSAGE_BYTES_MAX, OUTBOUND_WRITE_MAX,
+    INBOUND_BYTES_MAX, INBOUND_BYTES_PER_CONNECTION_MAX, INBOUND_STALL_MAX, INBOUND_STREAMS_MAX,
+    INBOUND_STREAMS_PER_CONNECTION_MAX, MESSAGE_BYTES_MAX, OUTBOUND_WRITE_MAX,
 };
 
 /// The protocols, best first.
@@ -49,16 +50,27 @@ const READ_BYTES: usize = 264 * 1024;
 /// How long ending a stream that its peer has ended may take.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes of unfinished messages over all connections.
-static INBOUND_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of unfinished messages.
+static INBOUND_BYTES: Quota = Quota::new(INBOUND_BYTES_PER_CONNECTION_MAX, INBOUND_BYTES_MAX);
 
-/// Which of a peer's two queues a message belongs to. Each has its own acknowledgements, in order.
+/// Inbound streams.
+static INBOUND_STREAMS: Quota = Quota::new(INBOUND_STREAMS_PER_CONNECTION_MAX, INBOUND_STREAMS_MAX);
+
+/// Which of a peer's queues a message belongs to. Each has its own acknowledgements, in order. What is small and what
+/// others wait for goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// Our wantlist.
     Wants,
-    /// Answers to the peer's wantlist.
-    Answers,
+    /// What we hold, of the peer's wantlist, and what we don't.
+    Presences,
+    /// Blocks that the peer wants.
+    Blocks,
+}
+
+impl Lane {
+    /// All lanes, in the order in which they are looked after.
+    pub const ALL: [Self; 3] = [Self::Wants, Self::Presences, Self::Blocks];
 }
 
 /// What the behaviour tells the handler.
@@ -123,45 +135,14 @@ impl OutboundUpgrade<Stream> for Upgrade {
     }
 }
 
-/// Bytes of unfinished messages on this connection, counted also for the whole process.
-#[derive(Debug, Default)]
-struct InboundBytes {
-    connection: Arc<AtomicUsize>,
-    held: usize,
-}
-
-impl InboundBytes {
-    fn grow(&mut self, bytes: usize) -> io::Result<()> {
-        let connection = self.connection.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let process = INBOUND_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.held += bytes;
-        // Nobody may hold more than is still free, so that those who hoard squeeze each other, not everyone.
-        let free = INBOUND_BYTES_MAX.saturating_sub(process);
-        if connection > INBOUND_BYTES_PER_CONNECTION_MAX || connection > free {
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many unfinished messages at once"));
-        }
-        Ok(())
-    }
-
-    fn release(&mut self) {
-        self.connection.fetch_sub(self.held, Ordering::Relaxed);
-        INBOUND_BYTES.fetch_sub(self.held, Ordering::Relaxed);
-        self.held = 0;
-    }
-}
-
-impl Drop for InboundBytes {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
 /// An inbound stream. `buffer[..filled]` came from the peer, the rest is room.
 struct Reader {
     stream: Stream,
-    bytes: InboundBytes,
+    bytes: Share,
     buffer: BytesMut,
     filled: usize,
+    /// The stream's place among those that may be open.
+    _place: Share,
 }
 
 type Read = (Reader, io::Result<Option<Incoming>>);
@@ -222,7 +203,9 @@ async fn fill(reader: &mut Reader, room: usize, in_message: bool) -> io::Result<
         let room = room.max(reader.filled + 1);
         // The room of streams that rest is bounded by their number.
         if in_message {
-            reader.bytes.grow(room - reader.filled)?;
+            let text = "too many unfinished messages at once";
+            let room_left = reader.bytes.grow(room - reader.filled);
+            room_left.then_some(()).ok_or_else(|| io::Error::new(io::ErrorKind::QuotaExceeded, text))?;
         }
         reader.buffer.resize(room, 0);
     }
@@ -261,10 +244,11 @@ enum Outbound {
 pub struct Handler {
     inbound: FuturesUnordered<BoxFuture<'static, Read>>,
     inbound_bytes: Arc<AtomicUsize>,
+    inbound_streams: Arc<AtomicUsize>,
     outbound: Outbound,
     failures: u32,
-    wants: VecDeque<Outgoing>,
-    answers: VecDeque<Outgoing>,
+    /// Of each [`Lane`].
+    queues: [VecDeque<Outgoing>; Lane::ALL.len()],
     events: VecDeque<FromHandler>,
     keep_alive: bool,
 }
@@ -275,19 +259,21 @@ impl Handler {
         Self {
             inbound: FuturesUnordered::new(),
             inbound_bytes: Arc::default(),
+            inbound_streams: Arc::default(),
             outbound: Outbound::None,
             failures: 0,
-            wants: VecDeque::new(),
-            answers: VecDeque::new(),
+            queues: Default::default(),
             events: VecDeque::new(),
             keep_alive,
         }
     }
 
     fn next_message(&mut self) -> Option<(Lane, Outgoing)> {
-        // What is small and what others wait for goes first: wants, then answers.
-        let wants = self.wants.pop_front().map(|message| (Lane::Wants, message));
-        wants.or_else(|| self.answers.pop_front().map(|message| (Lane::Answers, message)))
+        Lane::ALL.into_iter().find_map(|lane| Some((lane, self.queues[lane as usize].pop_front()?)))
+    }
+
+    fn has_queued(&self) -> bool {
+        self.queues.iter().any(|queue| !queue.is_empty())
     }
 
     /// Nothing can be written on this connection any more.
@@ -298,11 +284,8 @@ impl Handler {
     }
 
     fn fail_queued(&mut self) {
-        for _ in self.wants.drain(..) {
-            self.events.push_back(FromHandler::Sent(Lane::Wants, false));
-        }
-        for _ in self.answers.drain(..) {
-            self.events.push_back(FromHandler::Sent(Lane::Answers, false));
+        while let Some((lane, _)) = self.next_message() {
+            self.events.push_back(FromHandler::Sent(lane, false));
         }
     }
 
@@ -342,7 +325,7 @@ impl Handler {
                         return None;
                     }
                 },
-                Outbound::None if !self.wants.is_empty() || !self.answers.is_empty() => {
+                Outbound::None if self.has_queued() => {
                     self.outbound = Outbound::Opening;
                     let protocol = SubstreamProtocol::new(Upgrade, ()).with_timeout(NEGOTIATION_MAX);
                     return Some(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
@@ -388,17 +371,14 @@ impl ConnectionHandler for Handler {
     }
 
     fn connection_keep_alive(&self) -> bool {
-        self.keep_alive || !self.wants.is_empty() || !self.answers.is_empty()
+        self.keep_alive || self.has_queued()
     }
 
     fn on_behaviour_event(&mut self, event: Self::FromBehaviour) {
         match event {
             ToHandler::KeepAlive(keep_alive) => self.keep_alive = keep_alive,
             ToHandler::Send(lane, message) => {
-                match lane {
-                    Lane::Wants => self.wants.push_back(message),
-                    Lane::Answers => self.answers.push_back(message),
-                }
+                self.queues[lane as usize].push_back(message);
                 if matches!(self.outbound, Outbound::Unsupported) {
                     self.fail_queued();
                 }
@@ -417,7 +397,8 @@ impl ConnectionHandler for Handler {
     ) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (mut stream, _), .. }) => {
-                if self.inbound.len() >= INBOUND_STREAMS_PER_CONNECTION_MAX {
+                let mut place = INBOUND_STREAMS.share(&self.inbound_streams);
+                if !place.grow(1) {
                     self.events.push_back(FromHandler::Misbehaved("too many open streams".into()));
                     return;
                 }
@@ -428,8 +409,9 @@ impl ConnectionHandler for Handler {
                     self.failures = 0;
                     self.events.push_back(FromHandler::Supported);
                 }
-                let bytes = InboundBytes { connection: Arc::clone(&self.inbound_bytes), held: 0 };
-                self.inbound.push(read(Reader { stream, bytes, buffer: BytesMut::new(), filled: 0 }).boxed());
+                let bytes = INBOUND_BYTES.share(&self.inbound_bytes);
+                let reader = Reader { stream, bytes, buffer: BytesMut::new(), filled: 0, _place: place };
+                self.inbound.push(read(reader).boxed());
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: (mut stream, version),

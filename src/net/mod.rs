@@ -14,6 +14,7 @@ mod handle;
 mod handler;
 mod listening;
 mod node;
+mod quota;
 mod security;
 mod serve;
 mod session;

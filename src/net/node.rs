@@ -27,7 +27,7 @@ use super::serve;
 use super::session::SessionEvent;
 use super::{Options, listening, transport};
 use crate::bitswap::PeerNumber;
-use crate::bitswap::serve::{ReadJob, ReadResult, Server};
+use crate::bitswap::serve::{Answer, ReadJob, ReadResult, Server};
 use crate::bitswap::session::Action;
 use crate::bitswap::wants::{SessionId, Wants};
 use crate::bitswap::wire::{Incoming, Presence, WantKind};
@@ -304,10 +304,13 @@ impl EventLoop {
     }
 
     fn handle_read(&mut self, job: &ReadJob, result: ReadResult) {
-        if let Some(message) = self.server.handle_read(job, result)
-            && let Some(peer) = self.peers.get(&job.peer)
-        {
-            self.swarm.behaviour_mut().bitswap.send(*peer, Lane::Answers, message);
+        let Answer { presences, blocks } = self.server.handle_read(job, result);
+        if let Some(peer) = self.peers.get(&job.peer) {
+            for (lane, message) in [(Lane::Presences, presences), (Lane::Blocks, blocks)] {
+                if let Some(message) = message {
+                    self.swarm.behaviour_mut().bitswap.send(*peer, lane, message);
+                }
+            }
         }
         self.update_keep_alive(job.peer);
     }
@@ -451,7 +454,8 @@ impl EventLoop {
                 if let Some(number) = self.numbers.get(&peer).copied() {
                     match lane {
                         Lane::Wants => self.wants.sent(number, delivered),
-                        Lane::Answers => self.server.sent(number, delivered),
+                        Lane::Presences => self.server.sent_presences(number),
+                        Lane::Blocks => self.server.sent(number, delivered),
                     }
                     self.update_keep_alive(number);
                 }

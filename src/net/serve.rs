@@ -25,7 +25,9 @@ pub fn read(reader: &BlockReader, job: &ReadJob) -> ReadResult {
     for ((cid, kind), size) in job.wants.iter().zip(sizes) {
         match (size, kind) {
             (None, _) => result.missing.push(*cid),
-            (Some(size), WantKind::Have) if size > HAVE_REPLACE_BYTES_MAX => result.present.push(*cid),
+            (Some(size), WantKind::Have) if size > HAVE_REPLACE_BYTES_MAX || !job.with_blocks => {
+                result.present.push(*cid);
+            }
             (Some(size), _) => {
                 let size = size as usize;
                 if wanted.is_empty() || bytes + size <= ANSWER_BYTES_TARGET {

@@ -17,10 +17,11 @@ use libp2p::{Multiaddr, PeerId, Transport, dns, quic, tcp, yamux};
 
 use super::profile::Profile;
 use super::security::Security;
+use crate::model::limits::INBOUND_STREAMS_PER_CONNECTION_MAX;
 
-/// Streams on one TCP connection, both sides together. boxo opens a stream for every message, a few at a time; each
-/// can make us hold a window of 256 KiB.
-const YAMUX_STREAMS_MAX: usize = 256;
+/// Streams on one TCP connection, both sides together: yamux ends a connection with more, so there is ample room beyond
+/// those that Bitswap takes.
+const YAMUX_STREAMS_MAX: usize = 2 * INBOUND_STREAMS_PER_CONNECTION_MAX;
 
 /// Incoming streams on one QUIC connection.
 const QUIC_STREAMS_MAX: u32 = 256;

@@ -15,6 +15,9 @@ use crate::support::{until, wire, within};
 #[cfg(target_os = "linux")]
 const MEMORY_MAX: u64 = 300 * 1024 * 1024;
 
+/// Messages of a megabyte that one connection can leave unfinished at least.
+const UNFINISHED: usize = 64;
+
 /// A service, a peer of it that will misbehave, and a bystander.
 struct Scene {
     _home: Home,
@@ -142,16 +145,37 @@ fn entries_full(wants: &[cid::Cid]) -> Vec<u8> {
     wire::field(1, &wantlist)
 }
 
+/// boxo opens a stream for every message, and ends it a round trip later: over a long link hundreds of them are open.
+#[tokio::test]
+async fn a_crowd_of_streams_with_a_message_each_is_read() {
+    let mut scene = Scene::new().await;
+    let (mut open, mut asked) = (Vec::new(), Vec::new());
+    for number in 0..900 {
+        let (cid, _) = leaf(&format!("stream {number}"), 64);
+        let mut stream = scene.hostile.open().await;
+        wire::write(&mut stream, &wire::want(cid, WantKind::Have)).await.unwrap();
+        open.push(stream);
+        asked.push(cid);
+    }
+    for cid in &asked {
+        assert_eq!(scene.hostile.answer(cid).await, Answer::DontHave);
+    }
+    drop(open);
+    scene.check().await;
+}
+
 #[tokio::test]
 async fn streams_that_are_never_finished_are_bounded() {
     let mut scene = Scene::new().await;
-    // Each announces a message of a megabyte and stops after some bytes of it.
+    // Each announces a message of a megabyte and stops after some bytes of it, or says nothing at all.
     let mut beginning = wire::varint(1_000_000);
     beginning.extend([0; 1_000]);
     let mut open = Vec::new();
-    for _ in 0..INBOUND_STREAMS_PER_CONNECTION_MAX {
+    for number in 0..INBOUND_STREAMS_PER_CONNECTION_MAX {
         let mut stream = scene.hostile.open().await;
-        wire::write_bytes(&mut stream, &beginning).await.unwrap();
+        if number < UNFINISHED {
+            wire::write_bytes(&mut stream, &beginning).await.unwrap();
+        }
         open.push(stream);
     }
     for _ in 0..20 {

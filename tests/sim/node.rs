@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cid::Cid;
 use pinnace::bitswap::PeerNumber;
-use pinnace::bitswap::serve::{ReadJob, ReadResult, Server};
+use pinnace::bitswap::serve::{Answer, ReadJob, ReadResult, Server};
 use pinnace::bitswap::session::Action;
 use pinnace::bitswap::wants::{SessionId, Wants};
 use pinnace::bitswap::wire::{Incoming, Outgoing, Presence, WantEntry};
@@ -25,13 +25,15 @@ const EVENTS_IN_A_ROW_MAX: usize = 1024;
 /// What a fetch takes a block to have before the first one came.
 const BLOCK_BYTES_GUESS: u64 = 256 * 1024;
 
-/// The two queues of a connection.
+/// The queues of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// Our wants.
     Wants,
-    /// What we answer.
-    Answers,
+    /// What we answer about having blocks.
+    Presences,
+    /// Blocks.
+    Blocks,
 }
 
 /// What happens inside a node, later.
@@ -214,7 +216,8 @@ impl Node {
         let Some(peer) = self.numbers.get(&link).copied() else { return };
         match lane {
             Lane::Wants => self.wants.sent(peer, delivered),
-            Lane::Answers => self.server.sent(peer, delivered),
+            Lane::Presences => self.server.sent_presences(peer),
+            Lane::Blocks => self.server.sent(peer, delivered),
         }
         self.pump();
     }
@@ -312,16 +315,16 @@ impl Node {
             }
             NodeEvent::Stored(cids) => self.server.handle_stored(&cids),
             NodeEvent::Read(job, result) => {
-                if let Some(message) = self.server.handle_read(&job, result)
-                    && let Some(link) = self.links.get(&job.peer)
-                {
+                let Answer { presences, blocks } = self.server.handle_read(&job, result);
+                for (lane, message) in [(Lane::Presences, presences), (Lane::Blocks, blocks)] {
+                    let (Some(message), Some(link)) = (message, self.links.get(&job.peer)) else { continue };
                     let wanted = self.wanted_by.entry(job.peer).or_default();
                     let answered = message.blocks.iter().map(|(cid, _)| cid);
                     let had = message.presences.iter().filter(|(_, presence)| *presence == Presence::Have);
                     for cid in answered.chain(had.map(|(cid, _)| cid)) {
                         wanted.remove(cid);
                     }
-                    self.effects.push(Effect::Send(*link, Lane::Answers, message));
+                    self.effects.push(Effect::Send(*link, lane, message));
                 }
             }
         }

@@ -96,7 +96,9 @@ impl Store {
         for (cid, kind) in &job.wants {
             match (self.held.get(cid.hash()), kind) {
                 (None, _) => result.missing.push(*cid),
-                (Some(data), WantKind::Have) if data.len() > HAVE_REPLACE_BYTES_MAX => result.present.push(*cid),
+                (Some(data), WantKind::Have) if data.len() > HAVE_REPLACE_BYTES_MAX || !job.with_blocks => {
+                    result.present.push(*cid);
+                }
                 (Some(data), _) if result.blocks.is_empty() || bytes + data.len() <= ANSWER_BYTES_TARGET => {
                     bytes += data.len();
                     result.blocks.push((*cid, data.clone()));

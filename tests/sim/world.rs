@@ -327,7 +327,7 @@ impl<'a> World<'a> {
             Event::Arrives { link, epoch, way, bytes } => self.arrives(link, epoch, way, bytes),
             Event::Lies { link, epoch, way, payload } => {
                 if self.links[link].up && self.links[link].epoch == epoch {
-                    self.links[link].ways[way].answers.push_back(payload);
+                    self.links[link].ways[way].blocks.push_back(payload);
                     self.write(link, way);
                 }
             }
@@ -368,7 +368,8 @@ impl<'a> World<'a> {
                     let state = &mut self.links[link].ways[way];
                     match lane {
                         Lane::Wants => state.wants.push_back(message),
-                        Lane::Answers => state.answers.push_back(Payload::Message(message)),
+                        Lane::Presences => state.presences.push_back(message),
+                        Lane::Blocks => state.blocks.push_back(Payload::Message(message)),
                     }
                     self.write(link, way);
                 }

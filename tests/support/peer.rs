@@ -55,7 +55,7 @@ impl Peer {
         let (inbound, inbound_receiver) = mpsc::unbounded_channel();
         let mut swarm = SwarmBuilder::with_existing_identity(keypair)
             .with_tokio()
-            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+            .with_tcp(tcp::Config::default(), noise::Config::new, many_streams)
             .unwrap()
             .with_behaviour(|_| Streams { inbound, queue: VecDeque::new() })
             .unwrap()
@@ -112,6 +112,13 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// boxo doesn't bound the streams that it opens either.
+fn many_streams() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(4096);
+    config
 }
 
 async fn run(

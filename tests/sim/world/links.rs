@@ -23,7 +23,8 @@ const WRITE_FAILURES_MAX: u32 = 3;
 #[derive(Default)]
 pub(super) struct Way {
     pub(super) wants: VecDeque<Outgoing>,
-    pub(super) answers: VecDeque<Payload>,
+    pub(super) presences: VecDeque<Outgoing>,
+    pub(super) blocks: VecDeque<Payload>,
     pub(super) writing: Option<Lane>,
     pub(super) last_arrival: Option<Instant>,
     pub(super) unread_bytes: usize,
@@ -100,13 +101,15 @@ impl World<'_> {
         let lost = std::mem::take(&mut link.ways);
         for (way, end) in lost.into_iter().zip(ends) {
             let Actor::Honest(node) = &mut self.seats[end].actor else { continue };
-            let wants = way.wants.len() + usize::from(way.writing == Some(Lane::Wants));
-            let answers = way.answers.len() + usize::from(way.writing == Some(Lane::Answers));
-            for _ in 0..wants {
-                node.sent(index, Lane::Wants, false);
-            }
-            for _ in 0..answers {
-                node.sent(index, Lane::Answers, false);
+            let queued = [
+                (Lane::Wants, way.wants.len()),
+                (Lane::Presences, way.presences.len()),
+                (Lane::Blocks, way.blocks.len()),
+            ];
+            for (lane, queued) in queued {
+                for _ in 0..queued + usize::from(way.writing == Some(lane)) {
+                    node.sent(index, lane, false);
+                }
             }
             node.sent(index, Lane::Wants, false);
             self.carry_out(end);
@@ -122,14 +125,16 @@ impl World<'_> {
         if !link.up || state.writing.is_some() {
             return;
         }
-        let (lane, framed) = match (state.wants.pop_front(), state.answers.is_empty()) {
-            (Some(message), _) => (Lane::Wants, wire::encode(&message, protocol)),
-            (None, true) => return,
-            (None, false) => match state.answers.pop_front() {
-                Some(Payload::Message(message)) => (Lane::Answers, wire::encode(&message, protocol)),
-                Some(Payload::Bytes(bytes)) => (Lane::Answers, [vec![0; length_bytes(bytes.len())], bytes].concat()),
+        let (lane, framed) = if let Some(message) = state.wants.pop_front() {
+            (Lane::Wants, wire::encode(&message, protocol))
+        } else if let Some(message) = state.presences.pop_front() {
+            (Lane::Presences, wire::encode(&message, protocol))
+        } else {
+            match state.blocks.pop_front() {
+                Some(Payload::Message(message)) => (Lane::Blocks, wire::encode(&message, protocol)),
+                Some(Payload::Bytes(bytes)) => (Lane::Blocks, [vec![0; length_bytes(bytes.len())], bytes].concat()),
                 None => return,
-            },
+            }
         };
         state.writing = Some(lane);
         let lasts = Duration::from_secs_f64((framed.len() + 60) as f64 / bandwidth as f64);
