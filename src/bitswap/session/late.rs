@@ -9,9 +9,13 @@ use crate::bitswap::PeerNumber;
 /// Whoever else is connected is asked about a want that is this old, and other providers that were late themselves.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// When the only provider is asked again, at the earliest; twice as long each time. It remembers what it was asked, and what it
-/// is sending would come twice.
+/// When the only provider is asked again that has never sent anything; twice as long each time. It remembers what it was
+/// asked, and what it is sending would come twice.
 pub(super) const AGAIN_MIN: Duration = Duration::from_secs(40);
+
+/// When the only provider is asked again, after it stopped sending for so much longer than a block takes; twice as long each
+/// time. Then nothing is on its way, and what it was asked was lost, or the answer was.
+pub(super) const QUIET_MAX: Duration = Duration::from_secs(5);
 
 /// How long a peer that hasn't shown its rate yet may take when another could be asked.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -89,8 +93,13 @@ impl Session {
             (PATIENCE * expected + PATIENCE_MIN).min(PATIENCE_MAX)
         } else if others {
             (SILENCE_MAX * doubled).min(PATIENCE_MAX)
+        } else if peer.pace.is_known() {
+            // As long as it sends other blocks, this one may still be in its queue.
+            let quiet = now.saturating_duration_since(peer.active_at.max(asked.mark.at));
+            let next = PATIENCE * peer.pace.time_for(self.block_bytes_expected());
+            return waited >= PATIENCE * expected && quiet >= (QUIET_MAX + next) * doubled;
         } else {
-            AGAIN_MIN.max(PATIENCE * expected) * doubled
+            AGAIN_MIN * doubled
         };
         waited >= patience
     }

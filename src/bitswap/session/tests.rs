@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::late::{AGAIN_MIN, PATIENCE_MIN, SILENCE_MAX};
+use super::late::{AGAIN_MIN, PATIENCE_MIN, QUIET_MAX, SILENCE_MAX};
 use super::*;
 use crate::model::Block;
 use bytes::Bytes;
@@ -85,6 +85,30 @@ fn a_silent_peer_loses_its_wants_to_another_or_is_asked_again() {
     let actions = session.poll(latest, usize::MAX);
     assert_eq!(asks(&actions, OTHER, WantKind::Block), [cid(1)]);
     assert!(actions.contains(&Action::Withdraw { peer: ORIGIN, cid: cid(1) }));
+}
+
+#[test]
+fn what_the_only_provider_lost_is_asked_again_once_it_is_quiet() {
+    let (mut session, start) = (Session::new(), Instant::now());
+    session.peer_connected(ORIGIN, true, start);
+    for number in 0..20 {
+        session.want(cid(number));
+    }
+    session.poll(start, usize::MAX);
+    let mut now = start;
+    // The first one never comes. As long as others do, it may be in its queue still.
+    for number in 1..20 {
+        now = start + Duration::from_secs(number as u64);
+        session.handle_block(ORIGIN, &cid(number), 100_000, now);
+        session.handle_timeout(now);
+        assert!(session.poll(now, usize::MAX).is_empty(), "second {number}");
+    }
+    let soon = now + QUIET_MAX;
+    session.handle_timeout(soon);
+    assert!(session.poll(soon, usize::MAX).is_empty());
+    let again = soon + 20 * PATIENCE_MIN;
+    session.handle_timeout(again);
+    assert_eq!(asks(&session.poll(again, usize::MAX), ORIGIN, WantKind::Block), [cid(0)]);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! disk, writes its header, and waits again. Two things are different here:
 //!
 //! - Pages are *held* in memory until redb waits for them, and then written in the order of the file, neighbours
-//!   together. redb itself writes them one by one in no order, which costs the kernel more than twice as much.
+//!   together. redb itself writes them one by one in no order, which costs the kernel more than twice as much. Whole segments
+//!   of a commit that is too large for the journal aren't held: at their length, the order matters less than another copy.
 //! - The pages and the header of a small commit go into a [`journal`] together, whole or not at all. Then one wait is enough; in the
 //!   file they are written as well, and become durable there at leisure. What the journal has is written again when the file
 //!   is opened after a crash.
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use redb::{BackendError, CommitError, DatabaseError, StorageBackend, StorageError, WriteTransaction};
 
+use crate::store::blocks::SEGMENT_BYTES;
 use file::SystemFile;
 pub(super) use file::{DiskFile, read_ahead};
 use journal::{Journal, JournalPath, RECORD_BYTES_MAX};
@@ -276,13 +278,20 @@ impl StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         let mut writing = self.writing();
-        let (is_torn, bytes) = {
+        let (is_torn, is_held, bytes) = {
             let pages = self.pages();
-            (pages.would_tear(offset, data.len()), pages.bytes + data.len())
+            let is_held = pages.pages.contains_key(&offset);
+            (pages.would_tear(offset, data.len()), is_held, pages.bytes + data.len())
         };
         let is_past_barrier = writing.has_barrier && bytes > RECORD_BYTES_MAX;
-        if is_torn || is_past_barrier || bytes > HELD_BYTES_MAX {
+        // The journal can't take this commit any more.
+        let is_past_journal = writing.is_unsynced || bytes > RECORD_BYTES_MAX;
+        let is_direct = is_past_journal && data.len() >= SEGMENT_BYTES;
+        if is_torn || is_past_barrier || bytes > HELD_BYTES_MAX || (is_direct && (is_held || !writing.is_unsynced)) {
             self.leave_journal(&mut writing)?;
+        }
+        if is_direct {
+            return self.file.write(offset, data);
         }
         self.pages_mut().insert(offset, data);
         Ok(())

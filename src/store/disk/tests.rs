@@ -287,15 +287,17 @@ fn whatever_is_written_is_read_before_and_after_it_is_in_the_file() {
     let mut next = random();
     let file = Memory::default();
     let disk = Disk::new(Box::new(file.clone()), Box::new(Memory::default())).unwrap();
-    let mut model = vec![0; 40_000];
+    let mut model = vec![0; 400_000];
     disk.set_len(model.len() as u64).unwrap();
     for step in 0..20_000 {
         let start = next(model.len());
-        let length = next((model.len() - start).min(3_000)) + 1;
+        // Now and then as long as what isn't held.
+        let longest = if next(20) == 0 { 2 * SEGMENT_BYTES } else { 3_000 };
+        let length = next((model.len() - start).min(longest)) + 1;
         match next(20) {
             0 => disk.sync_data().unwrap(),
             1 => {
-                let longer = model.len() / 2 + next(40_000);
+                let longer = model.len() / 2 + next(400_000);
                 model.resize(longer.max(1), 0);
                 disk.set_len(model.len() as u64).unwrap();
             }
