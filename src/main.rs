@@ -3,13 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
 use pinnace::cli;
-
-/// Blocks come and go by the megabyte: the system's allocator gives such pieces back to the kernel each time, which then
-/// clears them anew. Without huge pages: they tripled the memory of an idle service, and fetched no faster.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     match cli::run(cli::parse()) {
