@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from . import processes
 from .processes import Process
-from .waiting import wait_until
+from .waiting import START_LOOK_SECONDS, wait_until
 
 _MODULE = Path(__file__).resolve().parent.parent / "kubo"
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -113,7 +113,7 @@ class Kubo:
             configuration["Addresses"]["Swarm"] = self._listening
             self._write_configuration(configuration)
         self._daemon = Process([self._command, "daemon", "--migrate=false"], self._environment, self.log)
-        wait_until(f"the API of the Kubo \"{self.name}\"", self._api_answers, seconds=60)
+        wait_until(f"the API of the Kubo \"{self.name}\"", self._api_answers, seconds=60, every=START_LOOK_SECONDS)
         addresses = self.run("swarm", "addrs", "listen").split()
         self._listening = [address for address in addresses if address.startswith("/ip4/")]
         return self

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import processes
 from .processes import Process
-from .waiting import TookTooLong, wait_until
+from .waiting import START_LOOK_SECONDS, TookTooLong, wait_until
 
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _SECRETS = ("email", "password", "token")
@@ -57,7 +57,7 @@ class Pinnace:
         for address in self._listen:
             arguments += ["--listen", address]
         self._daemon = Process([*arguments, "--ready-json"], self._environment, self.log, output)
-        self.ready = json.loads(wait_until("the ready line of pinnace", lambda: self._ready_line(output), 20))
+        self.ready = json.loads(wait_until("the ready line of pinnace", lambda: self._ready_line(output), 20, START_LOOK_SECONDS))
         self._check_ready()
         return self
 

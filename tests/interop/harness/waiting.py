@@ -9,6 +9,10 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
+# How often a start is looked at: benchmarks tell how long it takes.
+START_LOOK_SECONDS = 0.003
+
+
 class TookTooLong(Exception):
     """An event did not come within its limit, or a case did not end within its own."""
 
