@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use pinnace::model::{Failure, FailureCode, PinState};
-use pinnace::pins::board::{Live, Progress};
+use pinnace::pins::board::Progress;
 use serde_json::{Value, json};
 
 use crate::support::{Server, cid, id};
@@ -29,7 +29,7 @@ async fn one_of_each(server: &Server) {
         last_block_at: Some(Instant::now()),
         began_at: Instant::now(),
     };
-    server.board.set(ids[1], Live::Fetching(progress));
+    server.set_fetching(ids[1], progress);
     server.records.finish(ids[2], PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();
     let failure = Failure { code: FailureCode::Stalled, sentence: "gave up".into() };
     server.records.finish(ids[3], PinState::Failed(failure)).await.unwrap();
