@@ -19,6 +19,9 @@ const GROUP_PINS: u64 = 10_000;
 /// Ids that are kept to be asked for.
 const IDS_MAX: u64 = 10_000;
 
+/// For filling alone.
+const CACHE_BYTES: usize = 64 << 20;
+
 /// When the first pin was made.
 const FIRST_MS: i64 = 1_700_000_000_000;
 
@@ -71,7 +74,7 @@ fn state(number: u64, pins: u64) -> PinState {
 
 pub fn fill(directory: &Path, pins: u64) -> Filled {
     let path = directory.join("records.redb");
-    let records = std::sync::Arc::new(Records::open(&path, 256 << 20).unwrap());
+    let records = std::sync::Arc::new(Records::open(&path, CACHE_BYTES).unwrap());
     block_on(async { Accounts::open(std::sync::Arc::clone(&records), &super::server::options()).await }).unwrap();
     let began = Instant::now();
     let mut ids = Vec::new();

@@ -5,18 +5,21 @@
 //! name") leads to a *posting*, the set of the ordinals of such pins, in chunks of 65,536 ordinals. Chunks that are full of
 //! runs take a few bytes, those of something that one pin alone has take three, and none takes more than 8 KiB.
 //!
+//! Digests fall anywhere, so the terms of new pins wait in the [`front`] until many of an account are written together.
+//!
 //! Terms are digests, so that each takes the same few bytes. That two of one account fall together would take as many tries as
 //! 128 bits of a hash promise, and only the account itself would see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use multihash_codetable::{Code, MultihashDigest};
 use redb::{ReadableTable, Table, WriteTransaction};
 use roaring::RoaringBitmap;
 
 use super::RecordsError;
+use super::front;
 use super::names::{self, NameChange};
-use super::tables::POSTINGS;
+use super::tables::{FRONT, POSTINGS};
 use crate::model::query::fold_case;
 use crate::model::{ContentKey, PinRecord, PinState, UserId};
 
@@ -117,6 +120,27 @@ impl Term {
         term
     }
 
+    /// The term without its account.
+    pub(super) fn within_account(&self) -> &[u8] {
+        self.0.get(size_of::<u64>()..).unwrap_or_default()
+    }
+
+    /// The term that is so without its account.
+    fn of_account(user: UserId, within_account: &[u8]) -> Self {
+        let mut key = user.0.to_be_bytes().to_vec();
+        key.extend_from_slice(within_account);
+        Self(key)
+    }
+
+    /// Every term of a pin but that of its state.
+    fn all_of(record: &PinRecord) -> Vec<Self> {
+        let user = record.user;
+        let content = Self::content(user, &ContentKey::of(&record.root));
+        let name = record.name.as_ref().map(|name| Self::name(user, name));
+        let meta = record.meta.iter().map(|(key, value)| Self::meta(user, key, value));
+        std::iter::once(content).chain(name).chain(meta).collect()
+    }
+
     /// The key of a chunk of the posting.
     pub(super) fn key(&self, chunk: u32) -> Vec<u8> {
         let mut key = Vec::with_capacity(self.0.len() + 4);
@@ -197,6 +221,12 @@ type Toggle = (u16, bool);
 pub(super) struct Pending {
     postings: BTreeMap<Vec<u8>, Vec<Toggle>>,
     names: BTreeMap<(u64, u64), Vec<NameChange>>,
+    /// Rows that come into the front.
+    front: BTreeMap<(u64, u64), Vec<u8>>,
+    /// Pins that are gone; whether their terms are in the front is seen when this is written.
+    removed: Vec<(UserId, u64, Vec<Term>)>,
+    /// Accounts whose front is full.
+    full: BTreeSet<u64>,
     changes: usize,
 }
 
@@ -208,12 +238,44 @@ impl Pending {
 
     /// A pin came.
     pub(super) fn add(&mut self, record: &PinRecord, ordinal: u64) -> Result<(), RecordsError> {
-        self.toggle_all(record, ordinal, true)
+        let terms = Term::all_of(record);
+        if terms.len() > front::TERMS_MAX {
+            return self.add_settled(record, ordinal);
+        }
+        self.toggle(&Term::state(record.user, State::of(&record.state)), ordinal, true)?;
+        self.name(record, ordinal, true);
+        self.front.insert((record.user.0, ordinal), front::encode(&terms)?);
+        self.changes += terms.len();
+        if front::is_last(ordinal) {
+            self.full.insert(record.user.0);
+        }
+        Ok(())
+    }
+
+    /// A pin came, and its terms don't wait in the front.
+    pub(super) fn add_settled(&mut self, record: &PinRecord, ordinal: u64) -> Result<(), RecordsError> {
+        self.toggle(&Term::state(record.user, State::of(&record.state)), ordinal, true)?;
+        self.name(record, ordinal, true);
+        for term in Term::all_of(record) {
+            self.toggle(&term, ordinal, true)?;
+        }
+        if front::is_last(ordinal) {
+            self.full.insert(record.user.0);
+        }
+        Ok(())
     }
 
     /// A pin is gone; `record` is as it was.
     pub(super) fn remove(&mut self, record: &PinRecord, ordinal: u64) -> Result<(), RecordsError> {
-        self.toggle_all(record, ordinal, false)
+        self.toggle(&Term::state(record.user, State::of(&record.state)), ordinal, false)?;
+        self.name(record, ordinal, false);
+        // What came and went in the same transaction is never written.
+        if self.front.remove(&(record.user.0, ordinal)).is_none() {
+            let terms = Term::all_of(record);
+            self.changes += terms.len();
+            self.removed.push((record.user, ordinal, terms));
+        }
+        Ok(())
     }
 
     /// A pin has got another state.
@@ -232,21 +294,13 @@ impl Pending {
         Ok(())
     }
 
-    fn toggle_all(&mut self, record: &PinRecord, ordinal: u64, comes: bool) -> Result<(), RecordsError> {
-        let user = record.user;
-        self.toggle(&Term::state(user, State::of(&record.state)), ordinal, comes)?;
-        self.toggle(&Term::content(user, &ContentKey::of(&record.root)), ordinal, comes)?;
-        for (key, value) in &record.meta {
-            self.toggle(&Term::meta(user, key, value), ordinal, comes)?;
-        }
+    fn name(&mut self, record: &PinRecord, ordinal: u64, comes: bool) {
         if let Some(name) = &record.name {
-            self.toggle(&Term::name(user, name), ordinal, comes)?;
             let (group, low) = names::split(ordinal);
             let change = NameChange { low, name: comes.then(|| name.clone()) };
-            self.names.entry((user.0, group)).or_default().push(change);
+            self.names.entry((record.user.0, group)).or_default().push(change);
             self.changes += 1;
         }
-        Ok(())
     }
 
     fn toggle(&mut self, term: &Term, ordinal: u64, comes: bool) -> Result<(), RecordsError> {
@@ -261,12 +315,41 @@ impl Pending {
         if self.changes == 0 {
             return Ok(());
         }
-        let Self { postings, names, .. } = std::mem::take(self);
+        names::write(transaction, std::mem::take(&mut self.names))?;
+        let mut front = transaction.open_table(FRONT)?;
+        for (key, row) in std::mem::take(&mut self.front) {
+            front.insert(key, row.as_slice())?;
+        }
+        for (user, ordinal, terms) in std::mem::take(&mut self.removed) {
+            if front.remove((user.0, ordinal))?.is_none() {
+                for term in terms {
+                    self.toggle(&term, ordinal, false)?;
+                }
+            }
+        }
+        for user in std::mem::take(&mut self.full) {
+            let rows = (user, 0)..=(user, u64::MAX);
+            for entry in front.range(rows.clone())? {
+                let (key, row) = entry?;
+                for term in front::terms(row.value()) {
+                    self.toggle(&Term::of_account(UserId(user), term?), key.value().1, true)?;
+                }
+            }
+            front.retain_in(rows, |_, _| false)?;
+            if self.is_large() {
+                self.write_postings(transaction)?;
+            }
+        }
+        self.write_postings(transaction)
+    }
+
+    fn write_postings(&mut self, transaction: &WriteTransaction) -> Result<(), RecordsError> {
+        self.changes = 0;
         let mut table = transaction.open_table(POSTINGS)?;
-        for (key, toggles) in postings {
+        for (key, toggles) in std::mem::take(&mut self.postings) {
             write_chunk(&mut table, &key, &toggles)?;
         }
-        names::write(transaction, names)
+        Ok(())
     }
 }
 

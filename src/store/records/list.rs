@@ -1,6 +1,6 @@
 //! Reads lists of an account's pins from the index: what a list costs depends on its page, not on how many pins there are.
 //!
-//! Each filter is a [`Source`] of ordinals, a chunk at a time. The chunks that all filters have are visited from the newest
+//! Each filter is a [`Source`] of ordinals, a chunk at a time: what the index has, with what is found in its front. The chunks that all filters have are visited from the newest
 //! down; in each, what the filters have in common is counted, and as much as the page takes is read. Only a search for a part of
 //! a name looks at more: at the packed names of the pins that the other filters leave over.
 
@@ -10,9 +10,10 @@ use std::ops::{ControlFlow, RangeInclusive};
 use redb::{AccessGuard, Range, ReadOnlyTable, ReadTransaction};
 use roaring::RoaringBitmap;
 
+use super::front;
 use super::index::{self, State, Term};
 use super::names::{self, Search};
-use super::tables::{NAMES, PINS, PINS_BY_CREATED, PINS_BY_ORDINAL, POSTINGS, decode};
+use super::tables::{FRONT, NAMES, PINS, PINS_BY_CREATED, PINS_BY_ORDINAL, POSTINGS, decode};
 use super::{Records, RecordsError};
 use crate::model::limits::META_PAIRS_MAX;
 use crate::model::query::{NameMatch, Query, Status, fold_case};
@@ -44,7 +45,7 @@ impl Records {
         let transaction = self.read()?;
         let Some(ordinals) = ordinals(&transaction, user, query)? else { return Ok(0) };
         let postings = transaction.open_table(POSTINGS)?;
-        let mut sources = sources(&transaction, &postings, user, query, fetching)?;
+        let mut sources = sources(&transaction, &postings, user, query, &ordinals, fetching)?;
         let search = search(&transaction, query)?;
         let mut page = Page {
             user,
@@ -103,47 +104,94 @@ fn sources<'a>(
     postings: &'a Postings,
     user: UserId,
     query: &Query,
+    ordinals: &RangeInclusive<u64>,
     fetching: &[i64],
 ) -> Result<Vec<Source<'a>>, RecordsError> {
-    let cursor = |term: &Term| Cursor::new(postings, term);
-    let mut sources = Vec::new();
+    let mut wanted = Vec::new();
     if !query.contents.is_empty() {
-        let terms = query.contents.iter().map(|content| cursor(&Term::content(user, content)));
-        sources.push(Source::Any(terms.collect::<Result<_, _>>()?));
+        wanted.push(Wanted::Any(query.contents.iter().map(|content| Term::content(user, content)).collect()));
     }
     match (&query.name, query.name_match) {
-        (Some(name), NameMatch::Exact) => sources.push(Source::Any(vec![cursor(&Term::name(user, name))?])),
+        (Some(name), NameMatch::Exact) => wanted.push(Wanted::Any(vec![Term::name(user, name)])),
         (Some(name), NameMatch::IgnoreCase) => {
-            let term = Term::folded_name(user, &fold_case(name));
-            sources.push(Source::Collected(collect(postings, &term)?));
+            wanted.push(Wanted::Beginning(Term::folded_name(user, &fold_case(name))));
         }
         _ => {}
     }
     for (key, value) in &query.meta {
-        sources.push(Source::Any(vec![cursor(&Term::meta(user, key, value))?]));
+        wanted.push(Wanted::Any(vec![Term::meta(user, key, value)]));
+    }
+    let mut sources = Vec::new();
+    for (wanted, found) in wanted.iter().zip(search_front(transaction, user, ordinals, &wanted)?) {
+        sources.push(Source::new(postings, wanted, found)?);
     }
     // A pin has one of all statuses, so asking for all is no filter unless it is the only one.
     if sources.is_empty() || !Status::ALL.iter().all(|status| query.wants(*status)) {
-        let mut states = Vec::new();
+        let cursor = |state| Cursor::new(postings, &Term::state(user, state));
+        let mut cursors = Vec::new();
         match (query.wants(Status::Queued), query.wants(Status::Pinning)) {
-            (true, true) => states.push(cursor(&Term::state(user, State::Unfinished))?),
+            (true, true) => cursors.push(cursor(State::Unfinished)?),
             (false, false) => {}
             (_, is_fetching) => {
-                let mut unfinished = cursor(&Term::state(user, State::Unfinished))?;
+                let mut unfinished = cursor(State::Unfinished)?;
                 let fetching = ordinals_of(transaction, user, fetching)?;
                 unfinished.mask = if is_fetching { Mask::Only(fetching) } else { Mask::Without(fetching) };
-                states.push(unfinished);
+                cursors.push(unfinished);
             }
         }
         if query.wants(Status::Pinned) {
-            states.push(cursor(&Term::state(user, State::Pinned))?);
+            cursors.push(cursor(State::Pinned)?);
         }
         if query.wants(Status::Failed) {
-            states.push(cursor(&Term::state(user, State::Failed))?);
+            cursors.push(cursor(State::Failed)?);
         }
-        sources.push(Source::Any(states));
+        sources.push(Source { cursors, found: Chunks::new() });
     }
     Ok(sources)
+}
+
+/// The terms that a filter asks for.
+enum Wanted {
+    /// Any of these.
+    Any(Vec<Term>),
+    /// Whatever begins so.
+    Beginning(Term),
+}
+
+impl Wanted {
+    fn matches(&self, within_account: &[u8]) -> bool {
+        match self {
+            Self::Any(terms) => terms.iter().any(|term| term.within_account() == within_account),
+            Self::Beginning(term) => within_account.starts_with(term.within_account()),
+        }
+    }
+}
+
+/// What each filter finds among the pins whose terms are in the front.
+fn search_front(
+    transaction: &ReadTransaction,
+    user: UserId,
+    ordinals: &RangeInclusive<u64>,
+    wanted: &[Wanted],
+) -> Result<Vec<Chunks>, RecordsError> {
+    let mut found: Vec<Chunks> = wanted.iter().map(|_| Chunks::new()).collect();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    let front = transaction.open_table(FRONT)?;
+    for entry in front.range((user.0, *ordinals.start())..=(user.0, *ordinals.end()))? {
+        let (key, row) = entry?;
+        let (chunk, low) = index::split(key.value().1)?;
+        for term in front::terms(row.value()) {
+            let term = term?;
+            for (wanted, found) in wanted.iter().zip(&mut found) {
+                if wanted.matches(term) {
+                    found.entry(chunk).or_default().insert(low.into());
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 type Chunks = BTreeMap<u32, RoaringBitmap>;
@@ -161,51 +209,53 @@ fn ordinals_of(transaction: &ReadTransaction, user: UserId, created_ms: &[i64]) 
     Ok(chunks)
 }
 
-/// Everything that terms with this beginning have.
-fn collect(postings: &Postings, term: &Term) -> Result<Chunks, RecordsError> {
-    let mut chunks = Chunks::new();
-    let (first, last) = term.all_keys();
-    for entry in postings.range::<&[u8]>(first.as_slice()..=last.as_slice())? {
-        let (key, ordinals) = entry?;
-        *chunks.entry(index::chunk_of_key(key.value())?).or_default() |= index::decode_chunk(ordinals.value())?;
-    }
-    Ok(chunks)
-}
-
 /// A filter: the ordinals of all pins that it lets through.
-enum Source<'a> {
-    /// Those that have any of some terms.
-    Any(Vec<Cursor<'a>>),
-    /// Those that were found already.
-    Collected(Chunks),
+struct Source<'a> {
+    /// Postings of which any will do.
+    cursors: Vec<Cursor<'a>>,
+    /// What was found already.
+    found: Chunks,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    fn new(postings: &'a Postings, wanted: &Wanted, mut found: Chunks) -> Result<Self, RecordsError> {
+        let mut cursors = Vec::new();
+        match wanted {
+            Wanted::Any(terms) => {
+                for term in terms {
+                    cursors.push(Cursor::new(postings, term)?);
+                }
+            }
+            // Postings of several terms mix here; there are as many as spellings of one name.
+            Wanted::Beginning(term) => {
+                let (first, last) = term.all_keys();
+                for entry in postings.range::<&[u8]>(first.as_slice()..=last.as_slice())? {
+                    let (key, ordinals) = entry?;
+                    let chunk = index::chunk_of_key(key.value())?;
+                    *found.entry(chunk).or_default() |= index::decode_chunk(ordinals.value())?;
+                }
+            }
+        }
+        Ok(Self { cursors, found })
+    }
+
     /// The highest chunk that it has, up to `below` and including it.
     fn chunk_up_to(&mut self, below: u32) -> Result<Option<u32>, RecordsError> {
-        match self {
-            Self::Any(cursors) => {
-                let mut highest = None;
-                for cursor in cursors {
-                    highest = highest.max(cursor.seek(below)?);
-                }
-                Ok(highest)
-            }
-            Self::Collected(chunks) => Ok(chunks.range(..=below).next_back().map(|(chunk, _)| *chunk)),
+        let mut highest = self.found.range(..=below).next_back().map(|(chunk, _)| *chunk);
+        for cursor in &mut self.cursors {
+            highest = highest.max(cursor.seek(below)?);
         }
+        Ok(highest)
     }
 
     fn ordinals(&self, chunk: u32) -> Result<RoaringBitmap, RecordsError> {
-        match self {
-            Self::Any(cursors) => {
-                let mut ordinals = RoaringBitmap::new();
-                for cursor in cursors {
-                    ordinals |= cursor.ordinals(chunk)?;
-                }
-                Ok(ordinals)
+        let mut ordinals = self.found.get(&chunk).cloned().unwrap_or_default();
+        for cursor in &self.cursors {
+            if let Some(more) = cursor.ordinals(chunk)? {
+                ordinals |= more;
             }
-            Self::Collected(chunks) => Ok(chunks.get(&chunk).cloned().unwrap_or_default()),
         }
+        Ok(ordinals)
     }
 }
 
@@ -284,10 +334,9 @@ impl<'a> Cursor<'a> {
         Ok(self.head.as_ref().map(|(chunk, _)| *chunk))
     }
 
-    fn ordinals(&self, chunk: u32) -> Result<RoaringBitmap, RecordsError> {
-        let Some((_, bytes)) = self.head.as_ref().filter(|(head, _)| *head == chunk) else {
-            return Ok(RoaringBitmap::new());
-        };
+    /// What the posting has in a chunk, if it stands there.
+    fn ordinals(&self, chunk: u32) -> Result<Option<RoaringBitmap>, RecordsError> {
+        let Some((_, bytes)) = self.head.as_ref().filter(|(head, _)| *head == chunk) else { return Ok(None) };
         let mut ordinals = index::decode_chunk(bytes.value())?;
         match &self.mask {
             Mask::Nothing => {}
@@ -301,7 +350,7 @@ impl<'a> Cursor<'a> {
                 }
             }
         }
-        Ok(ordinals)
+        Ok(Some(ordinals))
     }
 }
 

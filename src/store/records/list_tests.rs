@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use cid::Cid;
 use redb::ReadableDatabase;
 
-use super::tables::{NAMES, ORDINALS_NEXT, PINS_BY_CREATED, PINS_BY_ORDINAL, POSTINGS};
+use super::tables::{FRONT, NAMES, ORDINALS_NEXT, PINS_BY_CREATED, PINS_BY_ORDINAL, POSTINGS};
 use super::*;
 use crate::model::cids::codec;
 use crate::model::query::{NameMatch, Query, Status, fold_case};
@@ -134,13 +134,16 @@ async fn change(records: &Records, random: &mut Random, model: &mut BTreeMap<i64
     }
     // Accounts that have had more pins: their ordinals go on in another group or chunk.
     let jump = random.one_in(8).then(|| (*random.pick(&USERS), *random.pick(&[1, 63, 64, 65_535, 65_536, 200_000])));
+    let fills = !random.one_in(3);
     let (mut pins, mut now) = (std::mem::take(model), *now_ms);
     (*model, *now_ms) = records
         .write(move |change| {
             if let Some((user, by)) = jump {
                 let mut next = change.transaction().open_table(ORDINALS_NEXT)?;
-                let ordinal = redb::ReadableTable::get(&next, user.0)?.map_or(0, |next| next.value());
-                next.insert(user.0, ordinal + by)?;
+                let ordinal = redb::ReadableTable::get(&next, user.0)?.map_or(0, |next| next.value()) + by;
+                // More often than not the front is full soon.
+                let before_last = ordinal.next_multiple_of(front::PINS_MAX) - 2;
+                next.insert(user.0, if fills { before_last.max(ordinal) } else { ordinal })?;
             }
             for (what, which, new) in steps {
                 now += 1;
@@ -184,19 +187,33 @@ async fn change(records: &Records, random: &mut Random, model: &mut BTreeMap<i64
         .unwrap();
 }
 
-/// What is in the index, as text.
-pub(super) fn index_of(records: &Records) -> Vec<String> {
+/// What is in the index, as text; terms are told alike whether they are in the front or not.
+pub(super) fn index_of(records: &Records) -> BTreeSet<String> {
     let read = records.file.with(ReadableDatabase::begin_read).unwrap().unwrap();
-    let mut lines = Vec::new();
-    macro_rules! add {
-        ($($table:expr),*) => { $(
+    let mut lines = BTreeSet::new();
+    macro_rules! each {
+        ($table:expr, |$key:ident, $value:ident| $lines:expr) => {
             for entry in redb::ReadableTable::iter(&read.open_table($table).unwrap()).unwrap() {
                 let (key, value) = entry.unwrap();
-                lines.push(format!("{:?} {:?}", key.value(), value.value()));
+                let ($key, $value) = (key.value(), value.value());
+                lines.extend($lines);
             }
-        )* };
+        };
     }
-    add!(PINS_BY_CREATED, PINS_BY_ORDINAL, ORDINALS_NEXT, POSTINGS, NAMES);
+    each!(PINS_BY_CREATED, |key, value| [format!("created {key:?} {value:?}")]);
+    each!(PINS_BY_ORDINAL, |key, value| [format!("ordinal {key:?} {value:?}")]);
+    each!(ORDINALS_NEXT, |key, value| [format!("next {key:?} {value:?}")]);
+    each!(NAMES, |key, value| [format!("names {key:?} {value:?}")]);
+    each!(POSTINGS, |key, value| {
+        let chunk = index::chunk_of_key(key).unwrap();
+        let term = &key[..key.len() - 4];
+        let ordinals = index::decode_chunk(value).unwrap();
+        ordinals.into_iter().map(|low| format!("term {term:?} {}", index::join(chunk, low))).collect::<Vec<_>>()
+    });
+    each!(FRONT, |key, value| front::terms(value).map(|term| {
+        let term = [&key.0.to_be_bytes(), term.unwrap()].concat();
+        format!("term {term:?} {}", key.1)
+    }));
     lines
 }
 

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod copy;
+mod front;
 mod index;
 mod list;
 mod names;

@@ -30,6 +30,8 @@ pub(super) const PINS_BY_ORDINAL: TableDefinition<'static, (u64, u64), &'static 
 pub(super) const ORDINALS_NEXT: TableDefinition<'static, u64, u64> = TableDefinition::new("ordinals_next");
 /// Chunks of postings: see [`super::index`].
 pub(super) const POSTINGS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("postings");
+/// Terms of an account's newest pins by (account, ordinal): see [`super::front`].
+pub(super) const FRONT: TableDefinition<'static, (u64, u64), &'static [u8]> = TableDefinition::new("postings_front");
 /// Groups of names by (account, number of the group): see [`super::names`].
 pub(super) const NAMES: TableDefinition<'static, (u64, u64), &'static [u8]> = TableDefinition::new("names");
 /// Ids of the pins that are neither pinned nor failed; they sort by the time they were made.
@@ -71,6 +73,7 @@ pub(super) fn each_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
     job.table(PINS_BY_ORDINAL)?;
     job.table(ORDINALS_NEXT)?;
     job.table(POSTINGS)?;
+    job.table(FRONT)?;
     job.table(NAMES)?;
     job.table(PINS_UNFINISHED)?;
     job.table(PINS_FAILED)?;

@@ -55,7 +55,7 @@ fn from_2(transaction: &WriteTransaction) -> Result<(), RecordsError> {
             debug_assert_eq!((record.user, record.created_ms), (UserId(owner), created_ms));
             by_created.insert((owner, created_ms), (id, ordinal))?;
             by_ordinal.insert((owner, ordinal), id)?;
-            index.add(&record, ordinal)?;
+            index.add_settled(&record, ordinal)?;
             ordinal += 1;
             next.insert(owner, ordinal)?;
             if index.is_large() {
