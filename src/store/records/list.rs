@@ -380,7 +380,7 @@ fn search_chunk(
     let mut found = RoaringBitmap::new();
     let mut run = |group: u64, bytes: &[u8]| {
         search.run(bytes, |low| {
-            found.insert((names::join(group, low) & u64::from(u16::MAX)) as u32);
+            found.insert((names::join(group, low) & 0xffff) as u32);
         })
     };
     if candidates.len() < (last - first) / GROUPS_SKIPPED_MIN {
