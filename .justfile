@@ -34,6 +34,10 @@ fmt:
 bench *ARGUMENTS:
     cargo bench --locked --bench store -- {{ ARGUMENTS }}
 
+# How fast the API is with many pins: lists, and pins made and looked at.
+bench-api *ARGUMENTS:
+    cargo bench --locked --bench api -- {{ ARGUMENTS }}
+
 # The same DAGs in pinnace's store and in Kubo's repositories: room and time.
 bench-repositories *ARGUMENTS:
     cargo build --locked --release

@@ -8,7 +8,7 @@ use super::output::{age, clean, print, print_json, table};
 use crate::http::control::{Pin, PinList};
 use crate::model::PinId;
 use crate::model::limits::PAGE_PINS_MAX;
-use crate::pins::query::Status;
+use crate::model::query::Status;
 
 /// The key of `info` that has a sentence.
 const DETAILS: &str = "status_details";

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::error::ApiError;
 use crate::model::limits::{FILTER_CIDS_MAX, NAME_CHARS_MAX, PAGE_PINS_MAX};
+use crate::model::query::{NameMatch, Query, Status};
 use crate::model::{ContentKey, cids};
-use crate::pins::query::{NameMatch, Query, Status};
 
 /// Parameters that have one value. Of two that differ, neither can be the right one.
 const SINGLE: [&str; 5] = ["name", "match", "before", "after", "limit"];

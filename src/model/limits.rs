@@ -85,6 +85,9 @@ pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Lists that are read and made into text at the same time; further ones wait.
 pub const LISTS_RUNNING_MAX: usize = 4;
 
+/// Those of them that look for a part of a name, or for a name in any case.
+pub const LISTS_SCANNING_MAX: usize = 2;
+
 /// Pins in one page when the client doesn't say, from the specification.
 pub const PAGE_PINS_DEFAULT: usize = 10;
 

@@ -6,6 +6,7 @@ pub mod block;
 pub mod cids;
 pub mod limits;
 pub mod pin;
+pub mod query;
 
 pub use block::{Block, BlockError};
 pub use cids::{CidError, ContentKey};

@@ -25,6 +25,9 @@ impl fmt::Display for UserId {
 pub struct PinId(pub Uuid);
 
 impl PinId {
+    /// The first of all ids in their order.
+    pub const MIN: Self = Self(Uuid::nil());
+
     /// A new id.
     pub fn new() -> Self {
         Self(Uuid::now_v7())

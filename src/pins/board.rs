@@ -3,14 +3,14 @@
 //! The runner writes here, the service reads; nothing here is stored. The service tells the runner through here
 //! what changed, always after the commit.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::{PinId, PinRecord};
+use crate::model::{PinId, PinRecord, UserId};
 use crate::store::verify::Fetches;
 
 /// Changes that wait for the runner.
@@ -49,6 +49,21 @@ pub struct Progress {
     pub began_at: Instant,
 }
 
+/// Where a pin is in the lists: an account has one with this `created_ms` at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Whose pin it is.
+    pub user: UserId,
+    /// When it was made.
+    pub created_ms: i64,
+}
+
+impl From<&PinRecord> for Place {
+    fn from(record: &PinRecord) -> Self {
+        Self { user: record.user, created_ms: record.created_ms }
+    }
+}
+
 /// What an unfinished pin is doing.
 #[derive(Debug, Clone)]
 pub enum Live {
@@ -71,7 +86,7 @@ pub enum Live {
         progress: Progress,
     },
     /// Is being fetched.
-    Fetching(Progress),
+    Fetching(Place, Progress),
     /// Was whole until a damaged block was found. What it is doing now; `None` when the runner hasn't seen it yet.
     Mending(Option<Box<Live>>),
 }
@@ -81,8 +96,17 @@ impl Live {
     pub fn is_fetching(&self) -> bool {
         match self {
             Self::Queued { .. } | Self::NoRoom { .. } => false,
-            Self::Fetching(_) => true,
+            Self::Fetching(..) => true,
             Self::Mending(live) => live.as_ref().is_some_and(|live| live.is_fetching()),
+        }
+    }
+
+    /// Which pin is being fetched, if it is.
+    fn fetching(&self) -> Option<Place> {
+        match self {
+            Self::Queued { .. } | Self::NoRoom { .. } => None,
+            Self::Fetching(place, _) => Some(*place),
+            Self::Mending(live) => live.as_ref().and_then(|live| live.fetching()),
         }
     }
 
@@ -96,7 +120,7 @@ impl Live {
             Self::NoRoom { shortage, .. } => {
                 format!("waiting for room, and goes on by itself when there is some: {shortage}")
             }
-            Self::Fetching(progress) => fetching_sentence(progress, now),
+            Self::Fetching(_, progress) => fetching_sentence(progress, now),
             Self::Mending(live) => {
                 info = live.as_ref().map_or_else(BTreeMap::new, |live| live.info(now));
                 let doing = info.get("status_details").map_or("waiting for its turn", String::as_str);
@@ -104,7 +128,7 @@ impl Live {
             }
         };
         info.insert("status_details".into(), sentence);
-        if let Self::Fetching(progress)
+        if let Self::Fetching(_, progress)
         | Self::NoRoom { progress, .. }
         | Self::Queued { progress: Some(progress), .. } = self
         {
@@ -153,10 +177,37 @@ fn fetching_sentence(progress: &Progress, now: Instant) -> String {
     )
 }
 
+/// What the runner has said of pins.
+#[derive(Debug, Default)]
+struct Said {
+    live: HashMap<PinId, Live>,
+    /// Those of them that are being fetched.
+    fetching: BTreeSet<(Place, PinId)>,
+}
+
+impl Said {
+    fn set(&mut self, id: PinId, live: Live) {
+        let now = live.fetching();
+        let before = self.live.insert(id, live).and_then(|live| live.fetching());
+        if now != before {
+            self.fetching.extend(now.map(|place| (place, id)));
+            if let Some(place) = before {
+                self.fetching.remove(&(place, id));
+            }
+        }
+    }
+
+    fn clear(&mut self, id: &PinId) {
+        if let Some(place) = self.live.remove(id).and_then(|live| live.fetching()) {
+            self.fetching.remove(&(place, *id));
+        }
+    }
+}
+
 /// The shared board.
 #[derive(Debug)]
 pub struct Board {
-    live: Mutex<HashMap<PinId, Live>>,
+    said: Mutex<Said>,
     /// Unfinished pins that were whole before.
     mending: Mutex<HashSet<PinId>>,
     changes: mpsc::Sender<PinChange>,
@@ -168,7 +219,7 @@ impl Board {
     pub fn new() -> (Arc<Self>, mpsc::Receiver<PinChange>) {
         let (changes, receiver) = mpsc::channel(CHANGES_QUEUED_MAX);
         (
-            Arc::new(Self { live: Mutex::default(), mending: Mutex::default(), changes, removals: AtomicU64::new(0) }),
+            Arc::new(Self { said: Mutex::default(), mending: Mutex::default(), changes, removals: AtomicU64::new(0) }),
             receiver,
         )
     }
@@ -189,19 +240,39 @@ impl Board {
 
     /// What an unfinished pin is doing; `None` when the runner doesn't know it (finished, or not seen yet).
     pub fn live(&self, id: &PinId) -> Option<Live> {
-        let live = self.lock().get(id).cloned();
+        let live = self.lock().live.get(id).cloned();
         let is_mending = self.mending().contains(id);
         if is_mending { Some(Live::Mending(live.map(Box::new))) } else { live }
     }
 
     /// How many pins are being fetched.
     pub fn fetching(&self) -> usize {
-        self.lock().values().filter(|live| live.is_fetching()).count()
+        self.lock().fetching.len()
+    }
+
+    /// What the pins of an account are doing that are being fetched, by `created_ms`.
+    pub fn fetching_of(&self, user: UserId) -> BTreeMap<i64, Live> {
+        let fetching: Vec<(i64, PinId, Live)> = {
+            let said = self.lock();
+            let first = (Place { user, created_ms: i64::MIN }, PinId::MIN);
+            let of_user = said.fetching.range(first..).take_while(|(place, _)| place.user == user);
+            of_user
+                .filter_map(|(place, id)| said.live.get(id).map(|live| (place.created_ms, *id, live.clone())))
+                .collect()
+        };
+        let mending = self.mending();
+        fetching
+            .into_iter()
+            .map(|(created_ms, id, live)| {
+                let live = if mending.contains(&id) { Live::Mending(Some(Box::new(live))) } else { live };
+                (created_ms, live)
+            })
+            .collect()
     }
 
     /// Says what a pin is doing.
     pub fn set(&self, id: PinId, live: Live) {
-        self.lock().insert(id, live);
+        self.lock().set(id, live);
     }
 
     /// Says that a pin was whole before.
@@ -217,12 +288,12 @@ impl Board {
 
     /// Forgets what a pin is doing; it waits for its turn.
     pub fn clear(&self, id: &PinId) {
-        self.lock().remove(id);
+        self.lock().clear(id);
     }
 
     /// A poisoned lock is harmless: every entry is written whole.
-    fn lock(&self) -> MutexGuard<'_, HashMap<PinId, Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mending(&self) -> MutexGuard<'_, HashSet<PinId>> {

@@ -3,7 +3,6 @@
 pub mod board;
 pub mod options;
 pub mod origins;
-pub mod query;
 pub mod runner;
 pub mod schedule;
 pub mod service;

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, AbortHandle, JoinError, JoinHandle, JoinSet};
 
 use super::Options;
-use super::board::{Board, Live, PinChange, Progress};
+use super::board::{Board, Live, PinChange, Place, Progress};
 use super::origins::Origins;
 use super::schedule::Schedule;
 use crate::dag::walk::WalkError;
@@ -262,7 +262,8 @@ impl Runner {
         let (peers, gateways) = (self.origins.of(pin).to_vec(), self.origins.gateways_of(pin).to_vec());
         let sources = Sources { peers, gateways };
         let abort = self.tasks.spawn(async move { (pin, fetcher.fetch(root, sources, limits, &sender).await) });
-        self.board.set(pin, Live::Fetching(shown(&progress.borrow())));
+        let live = Live::Fetching(Place::from(&*record), shown(&progress.borrow()));
+        self.board.set(pin, live);
         self.active.insert(pin, Active { record, progress, abort, news: false });
     }
 
@@ -409,7 +410,8 @@ impl Runner {
 
     async fn handle_tick(&mut self) {
         for (pin, active) in &self.active {
-            self.board.set(*pin, Live::Fetching(shown(&active.progress.borrow())));
+            let place = Place::from(&*active.record);
+            self.board.set(*pin, Live::Fetching(place, shown(&active.progress.borrow())));
         }
         for pin in self.schedule.handle_timeout(Instant::now()) {
             self.board.clear(&pin);

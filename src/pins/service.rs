@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::model::limits::{
-    DELEGATES_MAX, LISTS_RUNNING_MAX, META_BYTES_MAX, META_PAIRS_MAX, NAME_CHARS_MAX, ORIGIN_BYTES_MAX, ORIGINS_MAX,
-    ORIGINS_SKIPPED_MAX, PAGE_BYTES_MAX,
+    DELEGATES_MAX, LISTS_RUNNING_MAX, LISTS_SCANNING_MAX, META_BYTES_MAX, META_PAIRS_MAX, NAME_CHARS_MAX,
+    ORIGIN_BYTES_MAX, ORIGINS_MAX, ORIGINS_SKIPPED_MAX, PAGE_BYTES_MAX,
 };
+use crate::model::query::{NameMatch, Query, Status};
 use crate::model::{PinId, PinRecord, PinState, UserId, cids};
 use crate::pins::board::{Board, Live, PinChange};
-use crate::pins::query::{Query, Status};
 use crate::store::records::{AddRefusal, NewPin};
 use crate::store::{Records, RecordsError};
 
@@ -130,6 +130,8 @@ pub struct PinService {
     network: Arc<dyn NetworkView>,
     /// One permit for each list that may be read at the same time.
     lists: Arc<Semaphore>,
+    /// The same for lists that may have to look at many names: there are fewer, so that the others go on.
+    scans: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for PinService {
@@ -141,7 +143,8 @@ impl std::fmt::Debug for PinService {
 impl PinService {
     /// The pins in `records`, with what `board` and `network` know of them.
     pub fn new(records: Arc<Records>, board: Arc<Board>, network: Arc<dyn NetworkView>) -> Self {
-        Self { records, board, network, lists: Arc::new(Semaphore::new(LISTS_RUNNING_MAX)) }
+        let (lists, scans) = (Semaphore::new(LISTS_RUNNING_MAX), Semaphore::new(LISTS_SCANNING_MAX));
+        Self { records, board, network, lists: Arc::new(lists), scans: Arc::new(scans) }
     }
 
     /// Makes a pin.
@@ -174,12 +177,16 @@ impl PinService {
         query: Query,
         make: impl FnOnce(PinPage) -> T + Send + 'static,
     ) -> Result<T, PinError> {
+        let scan = match (&query.name, query.name_match) {
+            (None, _) | (_, NameMatch::Exact) => None,
+            _ => Some(Arc::clone(&self.scans).acquire_owned().await.map_err(|_| PinError::Stopping)?),
+        };
         let permit = Arc::clone(&self.lists).acquire_owned().await.map_err(|_| PinError::Stopping)?;
         let service = self.clone();
         let read = tokio::task::spawn_blocking(move || {
-            // It goes with the work, which goes on when the client doesn't wait for it.
-            let _permit = permit;
-            service.list_blocking(user, query).map(make)
+            // They go with the work, which goes on when the client doesn't wait for it.
+            let _permits = (scan, permit);
+            service.list_blocking(user, &query).map(make)
         });
         joined(read.await)
     }
@@ -215,40 +222,33 @@ impl PinService {
         .await
     }
 
-    fn list_blocking(&self, user: UserId, query: Query) -> Result<PinPage, PinError> {
-        let filter = query.into_filter();
-        let query = filter.query();
+    fn list_blocking(&self, user: UserId, query: &Query) -> Result<PinPage, PinError> {
+        // The board first, as in `get`: a pin that it no longer shows as being fetched has ended before the snapshot, or it
+        // waits for its next try.
+        let fetching = self.board.fetching_of(user);
+        let fetching_ms: Vec<i64> = fetching.keys().copied().collect();
         let delegates = self.delegates();
-        let mut page = PinPage { count: 0, pins: Vec::new() };
-        let (mut bytes, mut is_full) = (0, false);
-        let mut failed = None;
-        self.records.scan_pins(user, query.after_ms, query.before_ms, |record| {
-            if !filter.matches_record(&record) {
-                return ControlFlow::Continue(());
+        let mut pins: Vec<PinView> = Vec::new();
+        let mut bytes = 0;
+        let count = self.records.list_pins(user, query, &fetching_ms, |record| {
+            let live = match record.state {
+                PinState::Pinned { .. } | PinState::Failed(_) => None,
+                // What began since isn't told yet, so that each pin of the page has a status that was asked for.
+                PinState::Queued => fetching
+                    .get(&record.created_ms)
+                    .cloned()
+                    .or_else(|| self.board.live(&record.id).filter(|live| !live.is_fetching())),
+            };
+            let view = view(record, live.as_ref(), &delegates);
+            bytes += view.text_bytes();
+            // None is skipped: the next page begins where this one ends.
+            if bytes > PAGE_BYTES_MAX && !pins.is_empty() {
+                return ControlFlow::Break(());
             }
-            match self.current(record) {
-                Ok((record, live)) => {
-                    if filter.matches_status(status(&record, live.as_ref())) {
-                        page.count += 1;
-                        if !is_full && page.pins.len() < query.limit {
-                            let view = view(record, live.as_ref(), &delegates);
-                            bytes += view.text_bytes();
-                            // None is skipped: the next page begins where this one ends.
-                            is_full = bytes > PAGE_BYTES_MAX && !page.pins.is_empty();
-                            if !is_full {
-                                page.pins.push(view);
-                            }
-                        }
-                    }
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+            pins.push(view);
+            if pins.len() >= query.limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        failed.map_or(Ok(page), Err)
+        Ok(PinPage { count, pins })
     }
 
     /// The pin of a snapshot with what the board says of it. A pin that was unfinished in the snapshot and that the

@@ -24,7 +24,7 @@ async fn shows_each_status_with_its_info() {
         last_block_at: Some(Instant::now()),
         began_at: Instant::now(),
     };
-    server.board.set(id(&pin), Live::Fetching(progress.clone()));
+    server.set_fetching(id(&pin), progress.clone());
     let pinning = get().await;
     assert_eq!(pinning["status"], "pinning");
     assert_eq!(pinning["info"]["blocks_fetched"], "3");

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use pinnace::model::{Failure, FailureCode, PinState};
-use pinnace::pins::board::{Live, Progress};
+use pinnace::pins::board::Progress;
 use serde_json::{Value, json};
 
 use crate::support::{Server, cid, id};
@@ -14,13 +14,8 @@ async fn pinned(server: &Server, body: Value) -> Value {
     pin
 }
 
-/// Pins 0 to 3 are queued, pinning, pinned and failed.
-async fn one_of_each(server: &Server) {
-    let mut ids = Vec::new();
-    for number in 0..4 {
-        ids.push(id(&server.pin(json!({ "cid": cid(number), "name": "n" })).await));
-    }
-    let progress = Progress {
+fn progress() -> Progress {
+    Progress {
         blocks_fetched: 0,
         blocks_known: 1,
         bytes_fetched: 0,
@@ -28,8 +23,16 @@ async fn one_of_each(server: &Server) {
         peers: 0,
         last_block_at: Some(Instant::now()),
         began_at: Instant::now(),
-    };
-    server.board.set(ids[1], Live::Fetching(progress));
+    }
+}
+
+/// Pins 0 to 3 are queued, pinning, pinned and failed.
+async fn one_of_each(server: &Server) {
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        ids.push(id(&server.pin(json!({ "cid": cid(number), "name": "n" })).await));
+    }
+    server.set_fetching(ids[1], progress());
     server.records.finish(ids[2], PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();
     let failure = Failure { code: FailureCode::Stalled, sentence: "gave up".into() };
     server.records.finish(ids[3], PinState::Failed(failure)).await.unwrap();
@@ -128,6 +131,104 @@ async fn pages_by_ten_with_before_until_all_are_seen() {
     assert_eq!(counts, [25, 15, 5]);
     assert_eq!(server.list("limit=1").await, (vec![cid(24)], 25));
     assert_eq!(server.list("limit=1000").await, (newest_first, 25));
+}
+
+/// The CIDs and the statuses of all pages of a list, and the count of each page.
+async fn all_pages(server: &Server, query: &str) -> (Vec<(String, String)>, Vec<u64>) {
+    let (mut seen, mut counts, mut before) = (Vec::new(), Vec::new(), String::new());
+    loop {
+        let page = server.get(&format!("/api/psa/pins?{query}{before}")).await.ok(200);
+        let results = page["results"].as_array().unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        seen.extend(results.iter().map(|pin| (text(&pin["pin"]["cid"]), text(&pin["status"]))));
+        counts.push(page["count"].as_u64().unwrap());
+        match results.last() {
+            Some(last) if page["count"] != results.len() => before = format!("&before={}", text(&last["created"])),
+            _ => return (seen, counts),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_being_fetched_is_told_apart_on_every_page() {
+    let server = Server::start().await;
+    let (_, other) = server.other_account().await;
+    let request = server.request(reqwest::Method::POST, "/api/psa/pins", &other).json(&json!({ "cid": cid(1) }));
+    server.set_fetching(id(&server.send(request).await.ok(202)), progress());
+    let mut pins = Vec::new();
+    for number in 0..12 {
+        pins.push(id(&server.pin(json!({ "cid": cid(number), "name": format!("n{}", number % 2) })).await));
+    }
+    // Every third is being fetched; one of those was whole before, and one has ended but is still on the board.
+    for number in (0..12).step_by(3) {
+        server.set_fetching(pins[number], progress());
+    }
+    server.board.set_mending(pins[3]);
+    server.records.finish(pins[9], PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();
+
+    let expected = |status: &str, numbers: &[usize]| -> Vec<(String, String)> {
+        numbers.iter().map(|number| (cid(*number), status.to_owned())).collect()
+    };
+    let pinning = (expected("pinning", &[6, 3, 0]), vec![3, 1]);
+    assert_eq!(all_pages(&server, "status=pinning&limit=2").await, pinning);
+    let queued = (expected("queued", &[11, 10, 8, 7, 5, 4, 2, 1]), vec![8, 5, 2]);
+    assert_eq!(all_pages(&server, "status=queued&limit=3").await, queued);
+    assert_eq!(server.list("status=pinned,pinning&limit=2").await, (vec![cid(9), cid(6)], 4));
+    assert_eq!(server.list("status=pinning&name=n0").await, (vec![cid(6), cid(0)], 2));
+    assert_eq!(server.list(&format!("status=queued&cid={},{}", cid(3), cid(4))).await, (vec![cid(4)], 1));
+
+    // It has ended for everyone, or waits again: nothing else changes.
+    server.board.forget(&pins[9]);
+    server.board.clear(&pins[6]);
+    assert_eq!(server.list("status=pinning").await, (vec![cid(3), cid(0)], 2));
+    assert_eq!(server.list("status=queued&limit=1").await, (vec![cid(11)], 9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pin_falls_back_to_queued_while_lists_are_read() {
+    let server = Server::start().await;
+    let mut pins = Vec::new();
+    for number in 0..40 {
+        pins.push(id(&server.pin(json!({ "cid": cid(number), "name": "n" })).await));
+    }
+    // As the runner does: the record first, then the board.
+    let run = async {
+        for (number, pin) in pins.iter().enumerate() {
+            server.set_fetching(*pin, progress());
+            if number % 3 > 0 {
+                tokio::task::yield_now().await;
+            }
+            server.records.finish(*pin, PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();
+            server.board.forget(pin);
+        }
+    };
+    let look = async {
+        let mut reached = std::collections::HashMap::new();
+        let rank = |status: &str| ["queued", "pinning", "pinned"].iter().position(|known| *known == status).unwrap();
+        loop {
+            let mut pinned = 0;
+            for query in ["name=n&limit=1000", "status=queued&limit=1000", "status=queued,pinning&limit=7"] {
+                let page = server.get(&format!("/api/psa/pins?{query}")).await.ok(200);
+                let results = page["results"].as_array().unwrap();
+                // A page that has room for more has all that were counted.
+                let room = if query.ends_with("=7") { 7 } else { 1000 };
+                assert_eq!(results.len() as u64, page["count"].as_u64().unwrap().min(room));
+                for pin in results {
+                    let status = rank(pin["status"].as_str().unwrap());
+                    let before = reached.insert(id(pin), status);
+                    assert!(before <= Some(status), "{} was {before:?}: {pin}", pin["requestid"]);
+                    pinned += usize::from(status == 2);
+                }
+                if query.starts_with("name") {
+                    assert_eq!(page["count"], 40);
+                }
+            }
+            if pinned == 40 {
+                return;
+            }
+        }
+    };
+    tokio::join!(run, look);
 }
 
 #[tokio::test]

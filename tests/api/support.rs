@@ -7,7 +7,7 @@ use pinnace::auth::{Accounts, FirstStart, Options, Scopes};
 use pinnace::gateway::Gateway;
 use pinnace::http::{AppState, serve};
 use pinnace::model::{Block, PinId, UserId};
-use pinnace::pins::board::{Board, PinChange};
+use pinnace::pins::board::{Board, Live, PinChange, Place, Progress};
 use pinnace::pins::{NetworkView, OriginUse, PinService};
 use pinnace::store::Records;
 use pinnace::store::blocks::BlockStore;
@@ -175,6 +175,12 @@ impl Server {
     /// Pins and returns the new pin's status.
     pub async fn pin(&self, body: Value) -> Value {
         self.post("/api/psa/pins", body).await.ok(202)
+    }
+
+    /// Says on the board, as the runner does, that a pin is being fetched.
+    pub fn set_fetching(&self, id: PinId, progress: Progress) {
+        let place = Place::from(&self.records.get(id).unwrap().unwrap());
+        self.board.set(id, Live::Fetching(place, progress));
     }
 
     /// The CIDs that a list shows, and its count.

@@ -13,7 +13,7 @@ use crate::http::error::ApiError;
 use crate::http::pins::rfc3339;
 use crate::model::PinId;
 use crate::model::limits::PAGE_PINS_MAX;
-use crate::pins::query::Status;
+use crate::model::query::Status;
 use crate::pins::{OwnedPin, PinError};
 
 /// Pins in one list when the command doesn't say.

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{PinError, PinInput, PinService, PinView, joined, status, view, whole};
+use crate::model::query::Status;
 use crate::model::{PinId, PinRecord, PinState, UserId};
 use crate::pins::board::PinChange;
-use crate::pins::query::Status;
 use crate::store::records::{PinSet, RetryRefusal};
 
 /// How many pins all accounts have.

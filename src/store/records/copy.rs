@@ -2,7 +2,7 @@
 
 use redb::{Database, Key, ReadTransaction, ReadableTable, TableDefinition, TableError, TableHandle, Value};
 
-use super::tables::{EachTable, each_table};
+use super::tables::{EachTable, each_old_table, each_table};
 use super::{Records, RecordsError};
 
 /// Before the names of the tables in a backup, which has others besides.
@@ -27,6 +27,7 @@ pub(in crate::store) fn copy_out(records: &ReadTransaction, backup: &Database) -
 pub(in crate::store) fn copy_in(backup: &ReadTransaction, records: &Database) -> Result<(), CopyInError> {
     let mut known = Names(Vec::new());
     each_table(&mut known)?;
+    each_old_table(&mut known)?;
     for table in backup.list_tables().map_err(RecordsError::from)? {
         if let Some(name) = table.name().strip_prefix(PREFIX)
             && !known.0.iter().any(|known| known == name)
@@ -34,7 +35,9 @@ pub(in crate::store) fn copy_in(backup: &ReadTransaction, records: &Database) ->
             return Err(CopyInError::UnknownTable(name.to_owned()));
         }
     }
-    Ok(each_table(&mut Copy { source: backup, source_prefix: PREFIX, target: records, target_prefix: "" })?)
+    let mut copy = Copy { source: backup, source_prefix: PREFIX, target: records, target_prefix: "" };
+    each_table(&mut copy)?;
+    Ok(each_old_table(&mut copy)?)
 }
 
 /// Why records can't be taken from a backup.

@@ -5,8 +5,13 @@
 
 mod accounts;
 mod copy;
+mod front;
+mod index;
+mod list;
+mod names;
 mod pins;
 mod tables;
+mod upgrade;
 mod usage;
 mod writer;
 
@@ -26,7 +31,7 @@ pub use writer::Change;
 use writer::Writer;
 
 /// The version of the tables' layout that this code reads and writes.
-pub const SCHEMA_VERSION: u64 = 2;
+pub const SCHEMA_VERSION: u64 = 3;
 
 /// Why records can't be read or written. Cloned for every caller that shared a failed commit.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -160,5 +165,7 @@ impl Change<'_> {
     }
 }
 
+#[cfg(test)]
+mod list_tests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,9 @@ use cid::Cid;
 use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata};
 
-use super::tables::{CREATED_LAST, PINS, PINS_BY_USER, PINS_FAILED, PINS_UNFINISHED, decode, encode};
+use super::tables::{
+    CREATED_LAST, ORDINALS_NEXT, PINS, PINS_BY_CREATED, PINS_BY_ORDINAL, PINS_FAILED, PINS_UNFINISHED, decode, encode,
+};
 use super::{Change, Records, RecordsError, usage};
 use crate::model::limits::{CREATED_AHEAD_MAX, RETAINED_ROOTS_MAX};
 use crate::model::{ContentKey, PinId, PinRecord, PinState, UserId};
@@ -127,35 +129,6 @@ impl Records {
         let start = after.map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(*id.as_bytes()));
         let range = pins.range::<&[u8; 16]>((start.as_ref(), std::ops::Bound::Unbounded))?;
         range.take(max).map(|entry| decode("pins", entry?.1.value())).collect()
-    }
-
-    /// Shows every pin of an account, newest first, that was made strictly between two times (milliseconds since the
-    /// Unix epoch), from one snapshot. It reads the disk for as long as there are pins: not for the event loop.
-    pub fn scan_pins(
-        &self,
-        user: UserId,
-        after_ms: Option<i64>,
-        before_ms: Option<i64>,
-        mut visit: impl FnMut(PinRecord) -> ControlFlow<()>,
-    ) -> Result<(), RecordsError> {
-        let first = after_ms.map_or(Some(i64::MIN), |after| after.checked_add(1));
-        let last = before_ms.map_or(Some(i64::MAX), |before| before.checked_sub(1));
-        let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
-        if first > last {
-            return Ok(());
-        }
-        let transaction = self.read()?;
-        let by_user = transaction.open_table(PINS_BY_USER)?;
-        let pins = transaction.open_table(PINS)?;
-        for entry in by_user.range((user.0, first)..=(user.0, last))?.rev() {
-            let id = entry?.1;
-            if let Some(value) = pins.get(id.value())?
-                && visit(decode("pins", value.value())?).is_break()
-            {
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// How many pins all accounts have; this reads a few bytes, whatever their number.
@@ -281,8 +254,11 @@ impl Change<'_> {
             retained_roots,
         };
         created_last.insert(user.0, created_ms)?;
-        self.put_pin(&record)?;
-        self.transaction().open_table(PINS_BY_USER)?.insert((user.0, created_ms), record.id.as_bytes())?;
+        let ordinal = self.next_ordinal(user)?;
+        self.put_pin(&record, ordinal)?;
+        let id = record.id.as_bytes();
+        self.transaction().open_table(PINS_BY_CREATED)?.insert((user.0, created_ms), (id, ordinal))?;
+        self.transaction().open_table(PINS_BY_ORDINAL)?.insert((user.0, ordinal), id)?;
         Ok(Ok(record))
     }
 
@@ -304,7 +280,7 @@ impl Change<'_> {
             return Ok(Err(RetryRefusal::NotFailed(record.state)));
         }
         record.state = PinState::Queued;
-        self.put_pin(&record)?;
+        self.put_pin(&record, self.ordinal(&record)?)?;
         Ok(Ok(record))
     }
 
@@ -315,7 +291,7 @@ impl Change<'_> {
             return Ok(None);
         }
         record.state = PinState::Queued;
-        self.put_pin(&record)?;
+        self.put_pin(&record, self.ordinal(&record)?)?;
         Ok(Some(record))
     }
 
@@ -326,12 +302,26 @@ impl Change<'_> {
         if matches!(record.state, PinState::Pinned { .. }) {
             record.retained_roots.clear();
         }
-        self.put_pin(&record)?;
+        self.put_pin(&record, self.ordinal(&record)?)?;
         Ok(true)
     }
 
-    /// Writes a pin, and the indexes and figures that depend on its state.
-    fn put_pin(&self, record: &PinRecord) -> Result<(), RecordsError> {
+    /// The ordinal of an account's next pin, which is given to no other.
+    fn next_ordinal(&self, user: UserId) -> Result<u64, RecordsError> {
+        let mut next = self.transaction().open_table(ORDINALS_NEXT)?;
+        let ordinal = next.get(user.0)?.map_or(0, |next| next.value());
+        next.insert(user.0, ordinal + 1)?;
+        Ok(ordinal)
+    }
+
+    fn ordinal(&self, record: &PinRecord) -> Result<u64, RecordsError> {
+        let by_created = self.transaction().open_table(PINS_BY_CREATED)?;
+        let place = by_created.get((record.user.0, record.created_ms))?.map(|place| place.value().1);
+        place.ok_or_else(|| not_listed(record))
+    }
+
+    /// Writes a pin that differs at most in its state from what it was, and the indexes and figures that depend on it.
+    fn put_pin(&self, record: &PinRecord, ordinal: u64) -> Result<(), RecordsError> {
         let id = record.id.as_bytes();
         let mut unfinished = self.transaction().open_table(PINS_UNFINISHED)?;
         let mut failed = self.transaction().open_table(PINS_FAILED)?;
@@ -350,8 +340,13 @@ impl Change<'_> {
             }
         }
         let mut pins = self.transaction().open_table(PINS)?;
-        if let Some(old) = pins.insert(id, encode("pins", record)?.as_slice())? {
-            usage::subtract(self.transaction(), &decode("pins", old.value())?)?;
+        match pins.insert(id, encode("pins", record)?.as_slice())? {
+            Some(old) => {
+                let old = decode("pins", old.value())?;
+                usage::subtract(self.transaction(), &old)?;
+                self.index().change_state(record.user, ordinal, &old.state, &record.state)?;
+            }
+            None => self.index().add(record, ordinal)?,
         }
         usage::add(self.transaction(), record)
     }
@@ -364,11 +359,19 @@ impl Change<'_> {
 
     fn delete_pin(&self, record: &PinRecord) -> Result<(), RecordsError> {
         self.transaction().open_table(PINS)?.remove(record.id.as_bytes())?;
-        self.transaction().open_table(PINS_BY_USER)?.remove((record.user.0, record.created_ms))?;
+        let ordinal = self.ordinal(record)?;
+        self.index().remove(record, ordinal)?;
+        self.transaction().open_table(PINS_BY_CREATED)?.remove((record.user.0, record.created_ms))?;
+        self.transaction().open_table(PINS_BY_ORDINAL)?.remove((record.user.0, ordinal))?;
         self.transaction().open_table(PINS_UNFINISHED)?.remove(record.id.as_bytes())?;
         self.transaction().open_table(PINS_FAILED)?.remove(record.id.as_bytes())?;
         usage::subtract(self.transaction(), record)
     }
+}
+
+/// An error that no change of a pin leads to: what is in the tables about it doesn't fit together.
+fn not_listed(record: &PinRecord) -> RecordsError {
+    RecordsError::Codec { table: "pins_by_created", reason: format!("the pin {} is missing", record.id) }
 }
 
 /// What the successor of `replaced` keeps: everything that `replaced` kept and its own DAG, each content once; nothing

@@ -3,8 +3,7 @@
 use redb::{Database, Key, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{RecordsError, SCHEMA_VERSION, usage};
-use crate::model::{PinRecord, PinState};
+use super::{RecordsError, SCHEMA_VERSION, upgrade};
 use crate::store::database::begin_write;
 use crate::store::disk;
 
@@ -21,9 +20,20 @@ pub(super) const TOKENS_BY_USER: TableDefinition<'static, (u64, &'static [u8; 16
     TableDefinition::new("tokens_by_user");
 /// Pins by id.
 pub(super) const PINS: TableDefinition<'static, &'static [u8; 16], &'static [u8]> = TableDefinition::new("pins");
-/// Ids of pins by (account, `created` in milliseconds).
-pub(super) const PINS_BY_USER: TableDefinition<'static, (u64, i64), &'static [u8; 16]> =
-    TableDefinition::new("pins_by_user");
+/// Ids and ordinals of pins by (account, `created` in milliseconds).
+pub(super) const PINS_BY_CREATED: TableDefinition<'static, (u64, i64), (&'static [u8; 16], u64)> =
+    TableDefinition::new("pins_by_created");
+/// Ids of pins by (account, ordinal).
+pub(super) const PINS_BY_ORDINAL: TableDefinition<'static, (u64, u64), &'static [u8; 16]> =
+    TableDefinition::new("pins_by_ordinal");
+/// The ordinal of an account's next pin.
+pub(super) const ORDINALS_NEXT: TableDefinition<'static, u64, u64> = TableDefinition::new("ordinals_next");
+/// Chunks of postings: see [`super::index`].
+pub(super) const POSTINGS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("postings");
+/// Terms of an account's newest pins by (account, ordinal): see [`super::front`].
+pub(super) const FRONT: TableDefinition<'static, (u64, u64), &'static [u8]> = TableDefinition::new("postings_front");
+/// Groups of names by (account, number of the group): see [`super::names`].
+pub(super) const NAMES: TableDefinition<'static, (u64, u64), &'static [u8]> = TableDefinition::new("names");
 /// Ids of the pins that are neither pinned nor failed; they sort by the time they were made.
 pub(super) const PINS_UNFINISHED: TableDefinition<'static, &'static [u8; 16], ()> =
     TableDefinition::new("pins_unfinished");
@@ -37,6 +47,11 @@ pub(super) const ROOTS_BY_USER: TableDefinition<'static, (u64, &'static [u8]), (
     TableDefinition::new("roots_by_user");
 /// Distinct roots that an account has pinned and the bytes of their DAGs, by account.
 pub(super) const USAGE: TableDefinition<'static, u64, (u64, u64)> = TableDefinition::new("usage");
+
+/// Ids of pins by (account, `created` in milliseconds), in files and backups of versions 1 and 2.
+pub(super) const OLD_PINS_BY_USER: TableDefinition<'static, (u64, i64), &'static [u8; 16]> =
+    TableDefinition::new("pins_by_user");
+
 /// Something that is done with each table.
 pub(super) trait EachTable {
     /// Does it with one of them.
@@ -54,12 +69,23 @@ pub(super) fn each_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
     job.table(TOKENS)?;
     job.table(TOKENS_BY_USER)?;
     job.table(PINS)?;
-    job.table(PINS_BY_USER)?;
+    job.table(PINS_BY_CREATED)?;
+    job.table(PINS_BY_ORDINAL)?;
+    job.table(ORDINALS_NEXT)?;
+    job.table(POSTINGS)?;
+    job.table(FRONT)?;
+    job.table(NAMES)?;
     job.table(PINS_UNFINISHED)?;
     job.table(PINS_FAILED)?;
     job.table(CREATED_LAST)?;
     job.table(ROOTS_BY_USER)?;
     job.table(USAGE)
+}
+
+/// Every table that older versions have and this one doesn't: a backup may hold them, and opening the records makes of them
+/// what this version has.
+pub(super) fn each_old_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
+    job.table(OLD_PINS_BY_USER)
 }
 
 /// Makes the tables that aren't there.
@@ -88,24 +114,6 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
     serde_ipld_dagcbor::from_slice(bytes).map_err(|error| RecordsError::Codec { table, reason: error.to_string() })
 }
 
-/// From version 1: there were no usage figures, and in the oldest files no index of failed pins.
-fn upgrade(transaction: &WriteTransaction) -> Result<(), RecordsError> {
-    each_table(&mut Make(transaction))?;
-    let mut failed = transaction.open_table(PINS_FAILED)?;
-    for entry in transaction.open_table(PINS)?.iter()? {
-        let (id, value) = entry?;
-        let record: PinRecord = decode("pins", value.value())?;
-        match record.state {
-            PinState::Failed(_) => {
-                failed.insert(id.value(), ())?;
-            }
-            PinState::Pinned { .. } => usage::add(transaction, &record)?,
-            PinState::Queued => {}
-        }
-    }
-    Ok(())
-}
-
 /// Makes the tables of a new file, upgrades an older one, and refuses a foreign file and one with a newer schema. All of
 /// it is one transaction: a process that is killed meanwhile leaves the file as it was.
 pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsError> {
@@ -124,7 +132,8 @@ pub(super) fn prepare(database: &Database, path: &str) -> Result<(), RecordsErro
         Some(SCHEMA_VERSION) => return Ok(transaction.abort()?),
         Some(found) => {
             tracing::info!("{path} is of version {found} and becomes one of version {SCHEMA_VERSION}");
-            upgrade(&transaction)?;
+            each_table(&mut Make(&transaction))?;
+            upgrade::run(&transaction, found)?;
         }
         None if tables > 0 => return Err(RecordsError::Foreign { path: path.to_owned() }),
         None => each_table(&mut Make(&transaction))?,

@@ -9,6 +9,7 @@ use cid::Cid;
 
 use super::*;
 use crate::model::limits::{CREATED_AHEAD_MAX, RETAINED_ROOTS_MAX};
+use crate::model::query::{Query, Status};
 use crate::model::{Block, Failure, FailureCode, PinId, PinRecord, PinState, UserId};
 
 const CACHE_BYTES: usize = 1024 * 1024;
@@ -35,12 +36,12 @@ async fn add(records: &Records, user: u64, number: usize, replaces: Option<PinId
 
 fn pins_of(records: &Records, user: u64) -> Vec<PinRecord> {
     let mut pins = Vec::new();
-    records
-        .scan_pins(UserId(user), None, None, |record| {
-            pins.push(record);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let query = Query { statuses: Status::ALL.into(), ..Query::default() };
+    let count = records.list_pins(UserId(user), &query, &[], |record| {
+        pins.push(record);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(count.unwrap(), pins.len() as u64);
     pins
 }
 
@@ -152,7 +153,7 @@ async fn refuses_a_foreign_file_and_a_newer_schema() {
     transaction.open_table(META).unwrap().insert(SCHEMA_KEY, version.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(newer);
-    assert!(matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Newer { found: 3, .. })));
+    assert!(matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Newer { found: 4, .. })));
 
     let path = directory.path().join("text.redb");
     std::fs::write(&path, "not a database").unwrap();
@@ -404,42 +405,108 @@ async fn a_failed_pin_and_no_other_is_queued_again() {
     assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 0, failed: 0, pinned: 1 });
 }
 
-#[tokio::test]
-async fn a_file_of_version_1_is_upgraded_in_place() {
-    let directory = tempfile::tempdir().unwrap();
-    let records = open(&directory);
-    let failed = add(&records, 1, 0, None).await.id;
-    add(&records, 1, 1, None).await;
-    records.finish(failed, failure()).await.unwrap();
-    for (number, bytes) in [(2, 20), (3, 30), (3, 30)] {
-        let pin = add(&records, 1, number, None).await.id;
-        records.finish(pin, PinState::Pinned { blocks: 1, bytes }).await.unwrap();
-    }
-    let usage = Usage { roots: 2, bytes: 50 };
-    assert_eq!(records.usage(UserId(1)).unwrap(), usage);
-    // As it was before these tables, the oldest of which came without a new version.
-    let make_old = |change: &Change<'_>| {
-        use redb::TableHandle as _;
-        for table in
-            [super::tables::USAGE.name(), super::tables::ROOTS_BY_USER.name(), super::tables::PINS_FAILED.name()]
+/// Makes of the file what `version` had of it.
+async fn downgrade(records: &Records, version: u64) {
+    use super::tables::{NAMES, OLD_PINS_BY_USER, ORDINALS_NEXT, PINS_BY_CREATED, PINS_BY_ORDINAL, POSTINGS};
+    use super::tables::{PINS_FAILED, ROOTS_BY_USER, USAGE};
+    use redb::{ReadableTable as _, TableHandle as _};
+    let make_old = move |change: &Change<'_>| {
+        let transaction = change.transaction();
         {
-            let table = change.transaction().list_tables()?.find(|found| found.name() == table).unwrap();
-            assert!(change.transaction().delete_table(table)?);
+            let mut by_user = transaction.open_table(OLD_PINS_BY_USER)?;
+            for entry in transaction.open_table(PINS_BY_CREATED)?.iter()? {
+                let (key, place) = entry?;
+                by_user.insert(key.value(), place.value().0)?;
+            }
         }
-        let version = encode("meta", &1u64)?;
-        change.transaction().open_table(META)?.insert(SCHEMA_KEY, version.as_slice())?;
+        let mut newer =
+            vec![PINS_BY_CREATED.name(), PINS_BY_ORDINAL.name(), ORDINALS_NEXT.name(), POSTINGS.name(), NAMES.name()];
+        if version == 1 {
+            // The last of these came without a new version.
+            newer.extend([USAGE.name(), ROOTS_BY_USER.name(), PINS_FAILED.name()]);
+        }
+        for table in newer {
+            let table = transaction.list_tables()?.find(|found| found.name() == table).unwrap();
+            assert!(transaction.delete_table(table)?);
+        }
+        let version = encode("meta", &version)?;
+        transaction.open_table(META)?.insert(SCHEMA_KEY, version.as_slice())?;
         Ok(())
     };
     records.write(make_old).await.unwrap();
-    records.close();
-    drop(records);
-    for _ in 0..2 {
+}
+
+#[tokio::test]
+async fn files_of_older_versions_are_upgraded_in_place() {
+    for version in [1, 2] {
+        let directory = tempfile::tempdir().unwrap();
         let records = open(&directory);
-        assert_eq!(scanned(&records, &[PinSet::Failed]), [failed]);
-        assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 1, failed: 1, pinned: 3 });
+        let failed = add(&records, 1, 0, None).await.id;
+        add(&records, 1, 1, None).await;
+        records.finish(failed, failure()).await.unwrap();
+        for (number, bytes) in [(2, 20), (3, 30), (3, 30)] {
+            let pin = add(&records, 1, number, None).await.id;
+            records.finish(pin, PinState::Pinned { blocks: 1, bytes }).await.unwrap();
+        }
+        // More than a group of names and a commit's worth of changes, and another account in between.
+        let added = records.write(|change| {
+            for number in 0..70_i64 {
+                let mut new = new_pin(1 + u64::from(number % 7 == 0), 5);
+                new.name = Some(format!("Name {}", number % 3));
+                new.meta = (0..1000).map(|pair| (pair.to_string(), number.to_string())).collect();
+                change.add_pin(new, None, jiff::Timestamp::now().as_millisecond() + number)?.unwrap();
+            }
+            Ok(())
+        });
+        added.await.unwrap();
+        let usage = Usage { roots: 2, bytes: 50 };
         assert_eq!(records.usage(UserId(1)).unwrap(), usage);
+        let (index, pins) = (super::list_tests::index_of(&records), pins_of(&records, 1));
+        downgrade(&records, version).await;
         records.close();
+        drop(records);
+        for _ in 0..2 {
+            let records = open(&directory);
+            assert_eq!(scanned(&records, &[PinSet::Failed]), [failed]);
+            assert_eq!(records.count_pins().unwrap(), PinCounts { unfinished: 71, failed: 1, pinned: 3 });
+            assert_eq!(records.usage(UserId(1)).unwrap(), usage);
+            assert_eq!(super::list_tests::index_of(&records), index);
+            assert_eq!(pins_of(&records, 1), pins);
+            records.close();
+        }
     }
+}
+
+#[tokio::test]
+async fn records_of_an_older_backup_are_upgraded_where_they_are_restored() {
+    use redb::ReadableTable as _;
+    let directory = tempfile::tempdir().unwrap();
+    let records = open(&directory);
+    let pin = add(&records, 1, 0, None).await;
+    let index = super::list_tests::index_of(&records);
+    downgrade(&records, 2).await;
+    let backup = redb::Database::create(directory.path().join("backup")).unwrap();
+    copy_out(&records.snapshot().unwrap(), &backup).unwrap();
+    // The program that made it had this table on its list.
+    let transaction = backup.begin_write().unwrap();
+    {
+        let old = super::tables::OLD_PINS_BY_USER;
+        let source = records.snapshot().unwrap().open_table(old).unwrap();
+        let name = redb::TableDefinition::<(u64, i64), &'static [u8; 16]>::new("records.pins_by_user");
+        let mut target = transaction.open_table(name).unwrap();
+        for entry in source.iter().unwrap() {
+            let (key, id) = entry.unwrap();
+            target.insert(key.value(), id.value()).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
+    let path = directory.path().join("restored.redb");
+    let restored = redb::Database::create(&path).unwrap();
+    copy_in(&backup.begin_read().unwrap(), &restored).unwrap();
+    drop(restored);
+    let restored = Records::open(&path, CACHE_BYTES).unwrap();
+    assert_eq!(pins_of(&restored, 1), [pin]);
+    assert_eq!(super::list_tests::index_of(&restored), index);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The one writer of `records.redb`, with group commit: an idle writer commits at once; everything that queues up
 //! during a commit shares the next one.
 
+use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,16 +10,30 @@ use redb::{Database, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::RecordsError;
+use super::index::Pending;
 use crate::model::limits::RECORD_WRITES_QUEUED_MAX;
 use crate::store::database::{Slot, begin_write};
 use crate::store::disk;
 
 /// A write transaction as the operations of this module see it.
-pub struct Change<'transaction>(&'transaction WriteTransaction);
+pub struct Change<'transaction> {
+    transaction: &'transaction WriteTransaction,
+    /// What the operations change in the index, which is written once for all of them.
+    index: RefCell<Pending>,
+}
 
-impl Change<'_> {
+impl<'transaction> Change<'transaction> {
+    fn new(transaction: &'transaction WriteTransaction) -> Self {
+        Self { transaction, index: RefCell::default() }
+    }
+
     pub(super) fn transaction(&self) -> &WriteTransaction {
-        self.0
+        self.transaction
+    }
+
+    /// What is to be changed in the index. Nothing that is called while this is held may ask for it too.
+    pub(super) fn index(&self) -> RefMut<'_, Pending> {
+        self.index.borrow_mut()
     }
 }
 
@@ -143,10 +158,15 @@ fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>) {
 /// Dropping the transaction on the way out of an error aborts it.
 fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), RecordsError> {
     let transaction = begin_write(database)?;
-    let change = Change(&transaction);
+    let change = Change::new(&transaction);
     for job in batch {
         job.run(&change)?;
+        if change.index().is_large() {
+            change.index().write(&transaction)?;
+        }
     }
+    change.index().write(&transaction)?;
+    drop(change);
     disk::commit(transaction)?;
     Ok(())
 }
