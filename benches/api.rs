@@ -15,7 +15,7 @@ mod fill;
 mod server;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use client::{Rate, Times};
 use server::Server;
@@ -114,12 +114,25 @@ fn measure(pins: u64, settings: &Settings) {
     }
     println!("memory {} MiB after the lists", resident_mib());
 
+    println!("token check          {:.2} µs warm", token_check(&server).as_secs_f64() * 1e6);
     let gets = rates(settings, || client::get(&server, &filled.ids, CONNECTIONS, settings.time));
     println!("GET /pins/{{id}}       {gets} /s");
     let posts = rates(settings, || client::post(&server, CONNECTIONS, settings.time));
     println!("POST /pins           {posts} /s");
     println!("memory {} MiB at the end, {} MiB at most", resident_mib(), status("VmHWM:") >> 10);
     server.stop();
+}
+
+/// How long it takes to know whose token a request has, once that was looked up: a median of many.
+fn token_check(server: &Server) -> Duration {
+    let check = || {
+        let began = Instant::now();
+        for _ in 0..1000 {
+            server.accounts.authenticate(&server.token).unwrap();
+        }
+        began.elapsed() / 1000
+    };
+    median((0..1000).map(|_| check()).collect())
 }
 
 /// The median, and all rounds.

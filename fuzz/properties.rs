@@ -9,6 +9,7 @@ use cid::Cid;
 use multihash_codetable::{Code, MultihashDigest};
 use pinnace::bitswap::wire::{self, Outgoing, Protocol};
 use pinnace::car::{self, CarError, Decoder, Item};
+use pinnace::dag::walk::WalkLimits;
 use pinnace::dag::{self, ByteRange, PathWalk, Scope, Selection, Target, Walk, unixfs};
 use pinnace::model::block::IDENTITY_HASH;
 use pinnace::model::cids::{self, codec};
@@ -74,7 +75,7 @@ pub fn links(data: &[u8]) {
     if codec::is_leaf(cid.codec()) {
         assert_eq!(found, []);
     }
-    let Ok(mut walk) = Walk::new(cid, 1_000_000) else { return };
+    let Ok(mut walk) = Walk::new(cid, WalkLimits { blocks_max: 1_000_000, ..WalkLimits::NONE }) else { return };
     assert_eq!(walk.next(), Some(cid));
     let usable = found.iter().all(|link| cids::check(link).is_ok());
     match walk.add_block(&cid, &node) {

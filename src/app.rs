@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cid::Cid;
@@ -24,20 +25,25 @@ use crate::gateway::Gateway;
 #[cfg(unix)]
 use crate::http::control::ControlSocket;
 use crate::http::control::{ControlState, ProcessFacts};
-use crate::http::{self, AppState};
+use crate::http::metrics::{Requests, serve_metrics};
+use crate::http::{self, AppState, Front, TlsError};
+use crate::model::UserId;
+use crate::net::probe::Prober;
 use crate::net::profile::{check_origin, origin_peer};
 use crate::net::{Keypair, Node, NodeError, NodeHandle};
 use crate::pins::board::Board;
-use crate::pins::runner::{Runner, RunnerError, RunnerTask};
+use crate::pins::runner::{Quotas, Runner, RunnerError, RunnerTask};
+use crate::pins::webhooks::Retries;
 use crate::pins::{NetworkView, OriginUse, PinService};
 use crate::retrieval::Gateways;
+use crate::retrieval::post::Caller;
 use crate::store::backup::Backups;
 use crate::store::blocks::BlockStore;
 use crate::store::datadir::{DataDir, DataDirError};
 use crate::store::gc::GarbageCollector;
-use crate::store::records::{Records, RecordsError};
+use crate::store::records::{Quota, Records, RecordsError};
 use crate::store::verify::Verifier;
-use crate::store::{Stores, StoresError, upkeep};
+use crate::store::{self, Stores, StoresError, upkeep};
 
 /// Why the service can't start, or didn't end well.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +76,20 @@ pub enum AppError {
     /// The accounts can't be opened.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// There is no TLS as configured.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The HTTP address can't be bound.
     #[error("can't serve HTTP on {address}: {source}; choose another with --http ADDR:PORT or the key http.listen")]
     Http {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The address for figures can't be bound.
+    #[error("can't serve figures on {address}: {source}; choose another with the key metrics.listen")]
+    Metrics {
         /// The address.
         address: SocketAddr,
         /// What the system says.
@@ -89,9 +106,14 @@ pub enum AppError {
         /// Whether it panicked.
         panicked: bool,
     },
-    /// The HTTP side ended by itself.
-    #[error("the HTTP side ended by itself: {0}")]
-    HttpEnded(#[source] io::Error),
+    /// A server of HTTP ended by itself.
+    #[error("{part} ended by itself: {source}")]
+    ServerEnded {
+        /// Which server.
+        part: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// A task of the start-up was cancelled.
     #[error("the program is stopping")]
     Stopping,
@@ -108,6 +130,8 @@ pub struct Ready {
     pub multiaddrs: Vec<String>,
     /// The process id.
     pub pid: u32,
+    /// Where figures for Prometheus are, if they are served.
+    pub metrics: Option<String>,
     /// What the first start made.
     pub first_start: Option<FirstStart>,
 }
@@ -151,6 +175,9 @@ pub struct App {
     http: Server,
     /// Absent where the socket can't be made.
     control: Option<Server>,
+    /// Absent unless it is configured.
+    metrics: Option<Server>,
+    accounts: Arc<Accounts>,
     runner: RunnerTask,
     node: NodeHandle,
     /// Gone when its end was told.
@@ -158,8 +185,9 @@ pub struct App {
     garbage: Arc<GarbageCollector>,
     verifier: Arc<Verifier>,
     backups: Arc<Backups>,
-    /// What begins garbage collections and verifications by itself.
-    schedules: [JoinHandle<()>; 2],
+    /// What begins garbage collections and verifications by itself, removes pins whose time has come, tells webhooks, and keeps
+    /// certificates and accounts up to date.
+    schedules: [JoinHandle<()>; 6],
     blocks: BlockStore,
     records: Arc<Records>,
     /// Held to the end: the lock on the data directory goes with it.
@@ -170,17 +198,14 @@ impl App {
     /// Starts the service and returns once all of it is serving.
     pub async fn start(config: Config) -> Result<Self, AppError> {
         let directory = config.data_directory()?;
-        let (keypair, Stores { blocks, records, data }) = {
-            let options = config.store.clone();
-            let open = move || {
-                let data = DataDir::open(&directory).map_err(StoresError::from)?;
-                let keypair = identity(&data)?;
-                Ok::<_, AppError>((keypair, Stores::open(data, &options)?))
-            };
-            tokio::task::spawn_blocking(open).await.map_err(|_| AppError::Stopping)??
-        };
+        let (keypair, Stores { blocks, records, data }) = open(directory, config.store.clone()).await?;
+        let front = Front::open(&config.http, &data.acme_path())?;
+        for warning in front.warnings() {
+            tracing::warn!("{warning}");
+        }
         let address = config.http.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| AppError::Http { address, source })?;
+        let metrics_listener = listen_for_metrics(config.metrics.listen).await?;
         let bound = listener.local_addr().map_err(|source| AppError::Http { address, source })?;
         let Node { handle: node, events, task: node_task } =
             Node::start(keypair, &config.network, blocks.reader()).await?;
@@ -191,62 +216,72 @@ impl App {
         let in_flight = config.fetch.bytes_in_flight_max.as_u64();
         let gateways = Gateways::new(node.profile().clone(), config.fetch.gateways);
         let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), gateways, in_flight);
+        let traffic = fetcher.fetched();
         let runner = Runner::new(
             Arc::clone(&records),
             Arc::clone(&board),
             node.clone(),
             fetcher,
+            Arc::new(AccountQuotas(Arc::clone(&accounts))),
             blocks.shortage(),
             config.pins.clone(),
         )
         .spawn(changes, events);
         let verifier =
             Verifier::new(blocks.verifier(readable_links), Arc::clone(&records), Arc::clone(&board) as Arc<_>);
-        let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(View(node.clone())));
-        let http = {
-            let gateway = config.http.gateway.then(|| Gateway::new(blocks.reader()));
-            let state = AppState { accounts, pins: pins.clone(), gateway };
-            Server::start(|stopped| http::serve(listener, state, stopped))
-        };
-
+        let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(View(node.clone())))
+            .with_lifetime(config.pins.lifetime)
+            .with_webhooks(Caller::new(node.profile().clone()), Retries::default());
         let ready = Ready {
-            endpoint: format!("http://{}/api/psa/", reachable(bound)),
+            endpoint: front.endpoint(bound),
             peer_id: node.peer_id().to_string(),
             multiaddrs: multiaddrs(&node),
             pid: std::process::id(),
+            metrics: metrics_listener.as_ref().map(|(_, url)| url.clone()),
             first_start,
         };
-        let process = ProcessFacts {
-            started: jiff::Timestamp::now(),
-            endpoint: ready.endpoint.clone(),
-            data: data.path().to_owned(),
-            blocks_file: data.blocks_path(),
-            records_file: data.records_path(),
-        };
+        let process = process_facts(&config, &ready.endpoint, &data);
         let garbage = GarbageCollector::new(blocks.collector(readable_links), Arc::clone(&records));
         let store = &config.store;
         let keep = upkeep::keep(Arc::clone(&garbage), blocks.reader(), store.gc_interval, move || board.removals());
         let schedules = [
+            tokio::spawn(front.clone().keep()),
             tokio::spawn(keep),
+            tokio::spawn(pins.clone().run_expiry()),
+            tokio::spawn(pins.webhooks().clone().run()),
+            tokio::spawn(keep_accounts(Arc::clone(&accounts), pins.clone())),
             tokio::spawn(Arc::clone(&verifier).run_regularly(store.verify_interval, store.verify_rate.as_u64())),
         ];
         let backups = Backups::new(blocks.reader(), Arc::clone(&records), &data);
         let state = ControlState {
-            pins,
+            accounts: Arc::clone(&accounts),
+            fetched: traffic,
+            pins: pins.clone(),
             node: node.clone(),
+            prober: Prober::new(node.clone()),
             blocks: blocks.reader(),
             writer: blocks.writer(),
             garbage: Arc::clone(&garbage),
             verifier: Arc::clone(&verifier),
             backups: Arc::clone(&backups),
+            front: front.clone(),
             process: Arc::new(process),
         };
+        let requests = Arc::new(Requests::default());
+        let metrics = metrics_listener.map(|(listener, _)| {
+            let (state, requests) = (state.clone(), Arc::clone(&requests));
+            Server::start(|stopped| serve_metrics(listener, state, requests, stopped))
+        });
+        let api = api(&state, config.http.gateway, requests);
+        let http = Server::start(|stopped| http::serve(listener, api, front, stopped));
         let control = control(&data.control_path(), state);
         let node_task = Some(node_task);
         Ok(Self {
             ready,
             http,
             control,
+            metrics,
+            accounts,
             runner,
             node,
             node_task,
@@ -277,12 +312,15 @@ impl App {
     /// still to be stopped.
     pub async fn ended(&mut self) -> AppError {
         let gone = |part| AppError::Ended { part, panicked: false };
+        let server_gone = |part, outcome| match outcome {
+            Ok(Ok(())) => gone(part),
+            Ok(Err(error)) => AppError::ServerEnded { part, source: error },
+            Err(error) => AppError::Ended { part, panicked: JoinError::is_panic(&error) },
+        };
         tokio::select! {
-            outcome = part_ended(&mut self.http.task) => match outcome {
-                Ok(Ok(())) => gone("the HTTP side"),
-                Ok(Err(error)) => AppError::HttpEnded(error),
-                Err(error) => AppError::Ended { part: "the HTTP side", panicked: error.is_panic() },
-            },
+            outcome = part_ended(&mut self.http.task) => server_gone("the HTTP side", outcome),
+            outcome = server_ended(&mut self.control) => server_gone("the server for commands", outcome),
+            outcome = server_ended(&mut self.metrics) => server_gone("the server for figures", outcome),
             outcome = self.runner.ended() => outcome.err().map_or_else(|| gone("the runner"), AppError::Runner),
             outcome = part_ended(&mut self.node_task) => {
                 AppError::Ended { part: "the node", panicked: outcome.is_err_and(|error| error.is_panic()) }
@@ -293,12 +331,15 @@ impl App {
     /// Stops in order: no new requests, no new fetches, no peers, and then the stores.
     pub async fn stop(self) -> Result<(), AppError> {
         tokio::join!(self.http.stop(), async {
-            if let Some(control) = self.control {
-                control.stop().await;
+            for server in [self.control, self.metrics].into_iter().flatten() {
+                server.stop().await;
             }
         });
         for schedule in &self.schedules {
             schedule.abort();
+        }
+        if let Err(error) = self.accounts.write_last_used().await {
+            tracing::warn!(%error, "when tokens were last used can't be written down");
         }
         let ((), (), (), runner) =
             tokio::join!(self.garbage.stop(), self.verifier.stop(), self.backups.stop(), self.runner.stop());
@@ -314,6 +355,22 @@ impl App {
         .await
         .map_err(|_| AppError::Stopping)?;
         Ok(runner?)
+    }
+}
+
+/// How often the times are written down at which tokens were last used.
+const LAST_USED_WRITTEN_EVERY: Duration = Duration::from_mins(1);
+
+/// What accounts need besides requests: the rest of deletions that a stop broke off, and when their tokens were last used.
+async fn keep_accounts(accounts: Arc<Accounts>, pins: PinService) {
+    if let Err(error) = pins.remove_deleted_accounts().await {
+        tracing::warn!(%error, "the pins of a deleted account can't be removed now");
+    }
+    loop {
+        tokio::time::sleep(LAST_USED_WRITTEN_EVERY).await;
+        if let Err(error) = accounts.write_last_used().await {
+            tracing::warn!(%error, "when tokens were last used can't be written down");
+        }
     }
 }
 
@@ -347,6 +404,36 @@ fn control(_path: &std::path::Path, _state: ControlState) -> Option<Server> {
     None
 }
 
+/// Opens what the data directory has; that reads and may write the disk.
+async fn open(directory: PathBuf, options: store::Options) -> Result<(Keypair, Stores), AppError> {
+    let open = move || {
+        let data = DataDir::open(&directory).map_err(StoresError::from)?;
+        let keypair = identity(&data)?;
+        Ok((keypair, Stores::open(data, &options)?))
+    };
+    tokio::task::spawn_blocking(open).await.map_err(|_| AppError::Stopping)?
+}
+
+/// What the API works with: the same as the commands.
+fn api(state: &ControlState, has_gateway: bool, requests: Arc<Requests>) -> AppState {
+    AppState {
+        accounts: Arc::clone(&state.accounts),
+        pins: state.pins.clone(),
+        gateway: has_gateway.then(|| Gateway::new(state.blocks.clone())),
+        control: Some(state.clone()),
+        requests,
+    }
+}
+
+/// Listens for who asks for figures, if anybody may; the URL is where they are.
+async fn listen_for_metrics(address: Option<SocketAddr>) -> Result<Option<(TcpListener, String)>, AppError> {
+    let Some(address) = address else { return Ok(None) };
+    let failed = |source| AppError::Metrics { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let url = format!("http://{}/metrics", http::reachable(listener.local_addr().map_err(failed)?));
+    Ok(Some((listener, url)))
+}
+
 /// Waits for the end of a task and takes its handle, as a handle must not be asked again after that. Without a handle
 /// it waits for ever.
 async fn part_ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
@@ -354,6 +441,14 @@ async fn part_ended<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError>
     let outcome = handle.await;
     *task = None;
     outcome
+}
+
+/// The same for a server that there may be.
+async fn server_ended(server: &mut Option<Server>) -> Result<io::Result<()>, JoinError> {
+    match server {
+        Some(server) => part_ended(&mut server.task).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Reads the peer identity, or makes it.
@@ -369,6 +464,33 @@ fn identity(data: &DataDir) -> Result<Keypair, AppError> {
             Ok(keypair)
         }
         Err(error) => Err(broken(error.to_string())),
+    }
+}
+
+/// What commands are told of the process.
+fn process_facts(config: &Config, endpoint: &str, data: &DataDir) -> ProcessFacts {
+    ProcessFacts {
+        started: jiff::Timestamp::now(),
+        endpoint: endpoint.to_owned(),
+        data: data.path().to_owned(),
+        blocks_file: data.blocks_path(),
+        records_file: data.records_path(),
+        config: config.shown(),
+    }
+}
+
+/// How much accounts may pin, for the runner.
+struct AccountQuotas(Arc<Accounts>);
+
+impl Quotas for AccountQuotas {
+    fn quota(&self, user: UserId) -> Quota {
+        match self.0.quota(user) {
+            Ok(quota) => quota.unwrap_or(Quota::NONE),
+            Err(error) => {
+                tracing::error!(%user, %error, "the quota of an account can't be read");
+                Quota::NONE
+            }
+        }
     }
 }
 
@@ -389,19 +511,6 @@ impl NetworkView for View {
             },
         }
     }
-}
-
-/// The address to show: a client can't connect to "all interfaces".
-fn reachable(bound: SocketAddr) -> SocketAddr {
-    let mut shown = bound;
-    if bound.ip().is_unspecified() {
-        shown.set_ip(if bound.is_ipv4() {
-            std::net::Ipv4Addr::LOCALHOST.into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    shown
 }
 
 fn multiaddrs(node: &NodeHandle) -> Vec<String> {
@@ -426,6 +535,7 @@ mod tests {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             external: Vec::new(),
             lan: true,
+            log_format: None,
         };
         App::start(Config::load(&Sources { flags, ..Sources::default() }).unwrap()).await.unwrap()
     }

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::store::datadir::{self, DataDirError};
 
@@ -27,6 +27,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Section `[http]`.
     pub http: crate::http::Options,
+    /// Section `[metrics]`.
+    pub metrics: crate::http::MetricsOptions,
     /// Section `[network]`.
     pub network: crate::net::Options,
     /// Section `[store]`.
@@ -39,6 +41,20 @@ pub struct Config {
     pub auth: crate::auth::Options,
     /// Section `[log]`.
     pub log: crate::telemetry::Options,
+    /// Every key as it was read, to be shown.
+    #[serde(skip)]
+    settings: Vec<Setting>,
+}
+
+/// A key, its value, and where that comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setting {
+    /// The key with its section.
+    pub key: String,
+    /// The value; of a secret, only whether it is set.
+    pub value: serde_json::Value,
+    /// The defaults, a file, a variable or a flag.
+    pub origin: String,
 }
 
 /// What the layers above the defaults are read from.
@@ -72,6 +88,8 @@ pub struct Flags {
     pub external: Vec<String>,
     /// `--lan`, for `network.profile`.
     pub lan: bool,
+    /// `--log-format`, for `log.format`.
+    pub log_format: Option<String>,
 }
 
 /// Why there is no configuration.
@@ -132,11 +150,18 @@ impl Config {
     /// Reads all layers and checks the result.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let layers = layers::Layers::read(sources)?;
-        let config: Self = layers.extract()?;
+        let mut config: Self = layers.extract()?;
+        config.settings = layers.settings();
         match check::problem(&config) {
             None => Ok(config),
             Some(problem) => Err(layers.bad_value(problem.key, &problem.expected)),
         }
+    }
+
+    /// Every key as it was read, as JSON: a list of [`Setting`]s without secrets.
+    pub fn shown(&self) -> serde_json::Value {
+        // Strings, numbers and lists always have a form in JSON.
+        serde_json::to_value(&self.settings).unwrap_or_default()
     }
 
     /// The data directory: the configured one, or `pinnace` in the platform's.

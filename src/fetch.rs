@@ -15,17 +15,17 @@ use cid::Cid;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 
 use self::core::{CoreError, FetchCore, Held, TICK};
 pub use self::core::{FetchLimits, FetchProgress, LocalDag};
 pub use self::options::Options;
 use crate::dag::walk::WalkError;
-use crate::model::{Block, cids::codec};
+use crate::model::{Block, Traffic, cids::codec};
 use crate::net::{GatewayAddress, NodeGone, NodeHandle, PeerId, SessionEvent, SessionHandle};
 use crate::retrieval::{GatewaySession, Gateways};
-use crate::store::blocks::{BlockReader, BlockWriter, BlocksError, Ticket};
+use crate::store::blocks::{BlockReader, BlockWriter, BlocksError, Ticket, WholeDag};
 
 /// Bytes of nodes that one look-up reads; what is beyond waits for the next one.
 const LOOKUP_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -76,6 +76,16 @@ pub struct Sources {
     pub gateways: Vec<GatewayAddress>,
 }
 
+impl Sources {
+    /// These and no more, as [`Fetcher::fetch`] takes them.
+    pub fn only(self) -> mpsc::UnboundedReceiver<Self> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        // The receiver is at hand.
+        let _ = sender.send(self);
+        receiver
+    }
+}
+
 /// What fetches share.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
@@ -85,6 +95,7 @@ pub struct Fetcher {
     gateways: Gateways,
     bytes_in_flight_max: u64,
     running: Arc<AtomicU64>,
+    fetched: Arc<Traffic>,
 }
 
 impl Fetcher {
@@ -97,29 +108,65 @@ impl Fetcher {
         gateways: Gateways,
         bytes_in_flight_max: u64,
     ) -> Self {
-        Self { reader, writer, node, gateways, bytes_in_flight_max, running: Arc::default() }
+        Self { reader, writer, node, gateways, bytes_in_flight_max, running: Arc::default(), fetched: Arc::default() }
     }
 
-    /// Makes the DAG below `root` local, from `sources` first. Progress is told through `progress`. Dropping the future
-    /// ends the fetch; what is stored stays, and the next fetch finds it.
+    /// Makes the DAG below `root` local, from `sources` first: those that are there already, and those that come while it
+    /// runs. Progress is told through `progress`. Dropping the future ends the fetch; what is stored stays, and the next fetch
+    /// finds it.
     pub async fn fetch(
         &self,
         root: Cid,
-        sources: Sources,
+        mut sources: mpsc::UnboundedReceiver<Sources>,
         limits: FetchLimits,
         progress: &watch::Sender<FetchProgress>,
     ) -> Result<LocalDag, FetchError> {
+        let (generation, whole) = self.known(root).await?;
+        if let Some(WholeDag { blocks, bytes }) = whole
+            && limits.dag.allow(blocks, bytes)
+        {
+            return Ok(LocalDag { blocks, bytes });
+        }
         let _running = Running::new(&self.running);
         let core = FetchCore::new(root, limits, Instant::now())?;
-        let peers = self.node.open_session(sources.peers).await?;
-        let gateways = self.gateways.open(sources.gateways);
-        let mut run =
-            Run { fetcher: self, core, peers, gateways, lookup: None, puts: FuturesUnordered::new(), ticket: None };
+        let mut first = Sources::default();
+        while let Ok(Sources { peers, gateways }) = sources.try_recv() {
+            first.peers.extend(peers);
+            first.gateways.extend(gateways);
+        }
+        let peers = self.node.open_session(first.peers).await?;
+        let gateways = self.gateways.open(first.gateways);
+        let puts = FuturesUnordered::new();
+        let mut run = Run { fetcher: self, core, sources, peers, gateways, lookup: None, puts, ticket: None };
         let mut result = run.run(progress).await;
         if let Err(FetchError::Stalled { gateways, .. }) = &mut result {
             *gateways = run.gateways.remarks();
         }
+        if let Ok(LocalDag { blocks, bytes }) = result {
+            self.remember(root, WholeDag { blocks, bytes }, generation).await;
+        }
         result
+    }
+
+    /// What the store knows of the DAG as a whole, and the generation of that knowledge.
+    async fn known(&self, root: Cid) -> Result<(u64, Option<WholeDag>), FetchError> {
+        let reader = self.reader.clone();
+        let look = tokio::task::spawn_blocking(move || Ok((reader.whole_generation()?, reader.whole(&root)?)));
+        look.await.map_err(|_| FetchError::Stopping)?
+    }
+
+    /// Lets the next pin of the DAG find it whole. Without that it is walked again, which is all.
+    async fn remember(&self, root: Cid, dag: WholeDag, generation: u64) {
+        let writer = self.writer.clone();
+        let marked = tokio::task::spawn_blocking(move || writer.mark_whole(&root, dag, generation));
+        if let Ok(Err(error)) = marked.await {
+            tracing::warn!(%root, %error, "that a DAG is whole can't be written down");
+        }
+    }
+
+    /// Blocks that came and were stored, of all fetches since the start.
+    pub fn fetched(&self) -> Arc<Traffic> {
+        Arc::clone(&self.fetched)
     }
 
     /// How many bytes one fetch may have in flight.
@@ -155,6 +202,7 @@ struct Put {
 struct Run<'fetcher> {
     fetcher: &'fetcher Fetcher,
     core: FetchCore,
+    sources: mpsc::UnboundedReceiver<Sources>,
     peers: SessionHandle,
     gateways: GatewaySession,
     lookup: Option<Lookup>,
@@ -198,6 +246,10 @@ impl Run<'_> {
                         let Some(event) = self.peers.try_next() else { break };
                         self.handle_event(event)?;
                     }
+                }
+                Some(Sources { peers, gateways }) = self.sources.recv() => {
+                    self.gateways.add(&self.fetcher.gateways, gateways);
+                    self.peers.add_sources(peers).await?;
                 }
                 event = self.gateways.next() => {
                     self.handle_gateway_event(event).await?;
@@ -264,9 +316,13 @@ impl Run<'_> {
         let ticket = self.ticket.take();
         let Some(batch) = self.core.take_blocks() else { return };
         let cids = batch.blocks.iter().map(|block| *block.cid()).collect();
-        let writer = self.fetcher.writer.clone();
+        let (writer, fetched) = (self.fetcher.writer.clone(), Arc::clone(&self.fetcher.fetched));
         let put = async move {
+            let blocks = batch.blocks.len() as u64;
             let result = writer.put(batch.blocks).await;
+            if result.is_ok() {
+                fetched.add(blocks, batch.bytes);
+            }
             drop(ticket);
             Put { cids, bytes: batch.bytes, result }
         };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cid::Cid;
 
 use crate::car::{self, CarError, Decoder, Item};
-use crate::dag::walk::{Walk, WalkError};
+use crate::dag::walk::{Walk, WalkError, WalkLimits};
 use crate::model::{Block, CidError, cids};
 use crate::store::blocks::{BlockReader, BlockSnapshot, BlockWriter, BlocksError, PendingPut, Ticket};
 
@@ -202,7 +202,8 @@ pub struct Export {
 impl Export {
     /// Begins; fails at once when the root isn't held.
     pub fn begin(reader: &BlockReader, root: Cid) -> Result<Self, ExportError> {
-        let mut export = Self { root, snapshot: reader.snapshot()?, walk: Walk::new(root, u64::MAX)?, first: None };
+        let mut export =
+            Self { root, snapshot: reader.snapshot()?, walk: Walk::new(root, WalkLimits::NONE)?, first: None };
         let mut first = car::header(&[root]);
         if let Some(section) = export.section()? {
             first.extend_from_slice(&section);

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use pinnace::auth::Registration;
 use pinnace::config::{Config, ConfigError, DEFAULTS, Flags, Sources};
+use pinnace::http::options::TlsChoice;
 use pinnace::net::options::ProfileChoice;
 use pinnace::telemetry::Format;
 
@@ -51,6 +53,9 @@ fn the_defaults_are_complete() {
     assert_eq!(config.data, None);
     assert_eq!(config.http.listen, "127.0.0.1:4080".parse().unwrap());
     assert!(config.http.gateway);
+    assert!(config.http.trusted_proxies.is_empty());
+    assert_eq!(config.http.tls, TlsChoice::Off);
+    assert_eq!(config.http.acme_directory, "https://acme-v02.api.letsencrypt.org/directory");
     assert_eq!(
         texts(&config.network.listen),
         ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip6/::/tcp/4001", "/ip6/::/udp/4001/quic-v1"]
@@ -76,6 +81,9 @@ fn the_defaults_are_complete() {
     assert_eq!(config.auth.admin_file, Path::new(""));
     assert_eq!(config.auth.access_token_days, 365);
     assert_eq!(config.auth.refresh_token_days, 730);
+    assert_eq!(config.auth.registration, Registration::Closed);
+    assert_eq!((config.auth.quota_bytes, config.auth.quota_pins), (ByteSize::b(0), 0));
+    assert_eq!(config.auth.requests_per_second, 2500);
     assert_eq!(config.log.filter, "info,libp2p_swarm=warn");
     assert_eq!(config.log.format, Format::Text);
 }
@@ -95,7 +103,28 @@ fn every_key_of_the_defaults_is_explained() {
         let comment = lines[..number].iter().rev().take_while(|above| above.starts_with("# ")).count();
         assert!(comment > 0, "line {}: {line} has no comment above it", number + 1);
     }
-    assert_eq!(keys, 30, "a key is written in a way that this test doesn't see");
+    let shown = from_file("").unwrap().shown();
+    assert_eq!(keys, shown.as_array().unwrap().len(), "a key is written in a way that this test doesn't see");
+}
+
+#[test]
+fn tls_needs_its_certificate_or_its_domains() {
+    for (text, expected) in [
+        (
+            "tls = \"files\"\ntls_key = \"k\"",
+            "http.tls_certificate: found \"\", expected a path in quotes, which http.tls = \"files\" needs",
+        ),
+        (
+            "tls = \"files\"\ntls_certificate = \"c\"",
+            "http.tls_key: found \"\", expected a path in quotes, which http.tls = \"files\" needs",
+        ),
+        ("tls = \"acme\"", "http.acme_domains: found [], expected 1 to 20 domains"),
+    ] {
+        let error = from_file(&format!("[http]\n{text}")).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    from_file("[http]\ntls = \"files\"\ntls_certificate = \"c\"\ntls_key = \"k\"").unwrap();
+    from_file("[http]\ntls = \"acme\"\nacme_domains = [\"pins.example.org\", \"xn--bcher-kva.example\"]").unwrap();
 }
 
 #[test]
@@ -148,6 +177,7 @@ fn flags_set_their_keys() {
         listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned(), "/ip6/::1/udp/0/quic-v1".to_owned()],
         external: vec!["/dns4/pins.example.org/tcp/4001".to_owned()],
         lan: true,
+        log_format: Some("json".to_owned()),
     };
     let config = load(None, &[("PINNACE_NETWORK__PROFILE", "public")], flags).unwrap();
     assert_eq!(config.data_directory().unwrap(), Path::new("/data"));
@@ -228,6 +258,21 @@ fn a_bad_value_in_a_file_says_what_was_expected() {
         ("http = 1", "http", "1", "a section [http]"),
         ("[http]\ngateway = \"yes\"", "http.gateway", "\"yes\"", "true or false"),
         ("[http]\ngateway = 0", "http.gateway", "0", "true or false"),
+        ("[http]\ntrusted_proxies = [\"proxy\"]", "http.trusted_proxies", "[\"proxy\"]", "IP addresses or networks"),
+        ("[http]\npublic_url = \"pins.example.org\"", "http.public_url", "\"pins.example.org\"", "a URL"),
+        ("[http]\ntls = \"on\"", "http.tls", "\"on\"", "\"off\", \"files\" or \"acme\""),
+        // Who names a certificate wants TLS.
+        ("[http]\ntls_certificate = \"c\"", "http.tls_certificate", "\"c\"", "nothing else takes"),
+        ("[http]\nacme_domains = [\"example.org\"]", "http.acme_domains", "[\"example.org\"]", "nothing else takes"),
+        (
+            "[http]\ntls = \"acme\"\nacme_domains = [\"*.a.org\"]",
+            "http.acme_domains",
+            "[\"*.a.org\"]",
+            "1 to 20 domains",
+        ),
+        ("[http]\ntls = \"acme\"\nacme_domains = [\"192.0.2.1\"]", "http.acme_domains", "[\"192.0.2.1\"]", "domains"),
+        ("[http]\nacme_contact = \"you\"", "http.acme_contact", "\"you\"", "an e-mail address"),
+        ("[http]\nacme_directory = \"http://a\"", "http.acme_directory", "\"http://a\"", "https://"),
         ("[http]\nlisten = { }", "http.listen", "a section", "an IP address and a port"),
         ("data = 5", "data", "5", "a path"),
         ("[network]\nprofile = \"wan\"", "network.profile", "\"wan\"", "\"auto\", \"public\" or \"lan\""),
@@ -267,6 +312,10 @@ fn a_bad_value_in_a_file_says_what_was_expected() {
         ("[pins]\nstall_timeout = \"soon\"", "pins.stall_timeout", "\"soon\"", "a duration of more than 0"),
         ("[pins]\nstall_timeout = 60", "pins.stall_timeout", "60", "a duration of more than 0"),
         ("[pins]\ngive_up_after = \"87601h\"", "pins.give_up_after", "\"87601h\"", "at most ten years"),
+        ("[pins]\nturn = \"0s\"", "pins.turn", "\"0s\"", "a duration of more than 0"),
+        ("[pins]\nlifetime = \"87601h\"", "pins.lifetime", "\"87601h\"", "at most ten years"),
+        ("[pins]\nbytes_max = \"much\"", "pins.bytes_max", "\"much\"", "a size such as"),
+        ("[pins]\ndepth_max = 0", "pins.depth_max", "0", "a whole number from 1"),
         ("[pins]\nretry_min = \"1h\"", "pins.retry_min", "\"1h\"", "no longer than pins.retry_max, which is \"1800s\""),
         ("[pins]\nretry_max = \"1s\"", "pins.retry_min", "\"10s\"", "no longer than pins.retry_max, which is \"1s\""),
         ("[pins]\nblocks_max = 0", "pins.blocks_max", "0", "at least 1"),

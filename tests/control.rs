@@ -41,9 +41,13 @@ struct Daemon {
 
 impl Daemon {
     fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    fn start_with(data: &Path, variables: &[(&str, &str)]) -> Self {
         let mut command =
             pinnace(&["serve", "--ready-json", "--stop-at-eof", "--lan", "--http", "127.0.0.1:0", "--data"]);
-        command.arg(data).args(["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        command.arg(data).args(["--listen", "/ip4/127.0.0.1/tcp/0"]).envs(variables.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(fs::File::create(data.with_extension("log")).unwrap());
         let mut child = command.spawn().unwrap();
@@ -72,12 +76,16 @@ impl Daemon {
 
     /// Asks the API for a pin, and returns its id.
     async fn pin(&self, cid: &str, name: &str) -> String {
+        self.pin_with(json!({ "cid": cid, "name": name })).await["requestid"].as_str().unwrap().to_owned()
+    }
+
+    /// Asks the API for a pin, and returns its status.
+    async fn pin_with(&self, body: Value) -> Value {
         let url = format!("{}pins", self.ready["endpoint"].as_str().unwrap());
         let request = reqwest::Client::builder().no_proxy().build().unwrap().request(Method::POST, url);
         let request = request.bearer_auth(self.ready["token"].as_str().unwrap());
-        let answer = request.json(&json!({ "cid": cid, "name": name })).send().await.unwrap();
-        let pin: Value = answer.error_for_status().unwrap().json().await.unwrap();
-        pin["requestid"].as_str().unwrap().to_owned()
+        let answer = request.json(&body).send().await.unwrap();
+        answer.error_for_status().unwrap().json().await.unwrap()
     }
 
     /// Waits until the pin has failed, and shows it.
@@ -226,6 +234,34 @@ async fn pins_are_listed_shown_tried_again_and_removed() {
     assert_eq!((pins["queued"].as_u64().unwrap() + pins["pinning"].as_u64().unwrap(), &pins["failed"]), (1, &json!(0)));
     let log = daemon.stop();
     assert_eq!(log.matches("a pin failed").count(), 2, "{log}");
+}
+
+#[tokio::test]
+async fn pins_last_as_long_as_the_configuration_says_unless_their_clients_do() {
+    let (_directory, data) = directory();
+    let daemon = Daemon::start_with(&data, &[("PINNACE_PINS__LIFETIME", "5s")]);
+    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
+    let stays =
+        daemon.pin_with(json!({ "cid": absent(0), "meta": { "pinnace.expires_at": "2999-01-01T00:00:00Z" } })).await;
+    let goes = daemon.pin_with(json!({ "cid": absent(1) })).await;
+    assert_eq!(stays["info"]["pinned_until"], "2999-01-01T00:00:00.000Z");
+    // The one is told from when the request is read, the other from when the record is made.
+    let lasts = time(&goes["info"]["pinned_until"]) - time(&goes["created"]);
+    assert!((1..=5000).contains(&lasts), "{goes}");
+    let (stays, goes) = (stays["requestid"].as_str().unwrap(), goes["requestid"].as_str().unwrap());
+    let start = Instant::now();
+    let gone = loop {
+        let shown = daemon.run(&["pin", "show", goes]);
+        if !shown.status.success() {
+            break error(&shown);
+        }
+        assert!(start.elapsed() < WAIT_MAX, "{shown:?}");
+    };
+    assert!(gone.contains(&format!("there is no pin {goes}")), "{gone}");
+    assert_eq!(daemon.json(&["pin", "show", stays])["id"], stays);
+    let log = daemon.stop();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("its time has come")).collect();
+    assert!(matches!(lines.as_slice(), [line] if line.contains(goes)), "{log}");
 }
 
 #[test]
@@ -436,4 +472,220 @@ fn a_path_too_long_for_a_socket_costs_the_commands_and_nothing_else() {
     assert!(text.contains("shorter path"), "{text}");
     let log = daemon.stop();
     assert!(log.contains("can't reach this process"), "{log}");
+}
+
+/// Tells a status by the API that an account's token gets.
+async fn status_of(daemon: &Daemon, token: &str) -> u16 {
+    let url = format!("{}pins", daemon.ready["endpoint"].as_str().unwrap());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    client.get(url).bearer_auth(token).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn accounts_and_tokens_are_managed_while_it_runs() {
+    let (_directory, data) = directory();
+    let daemon = Daemon::start(&data);
+    let first = daemon.ready["email"].as_str().unwrap().to_owned();
+    let add = run_with_input(&["user", "add", "a@example.org", "--pins", "2"], &data, b"a good password\n");
+    assert_eq!(stdout(&add), "a@example.org has an account now\n");
+    let again = run_with_input(&["user", "add", "a@example.org"], &data, b"a good password\n");
+    assert!(error(&again).contains("already"), "{again:?}");
+    assert!(error(&run_with_input(&["user", "add", "b@example.org"], &data, b"\n")).contains("password"));
+    let users = daemon.json(&["user", "list"]);
+    assert_eq!(users.as_array().unwrap().len(), 2);
+    assert_eq!((&users[1]["email"], &users[1]["quota"]), (&json!("a@example.org"), &json!({ "pins": 2 })));
+    let lifetime =
+        |arguments: &[&str]| stdout(&daemon.run(&[&["user", "lifetime", "a@example.org"], arguments].concat()));
+    assert!(lifetime(&[]).contains("pins.lifetime"));
+    assert_eq!(lifetime(&["30d"]), "pins last 30 d, unless their clients say\n");
+    assert!(lifetime(&["none"]).contains("for ever"));
+    assert!(lifetime(&["default"]).contains("pins.lifetime"));
+    let webhook = |arguments: &[&str]| daemon.run(&[&["user", "webhook", "a@example.org"], arguments].concat());
+    assert!(error(&webhook(&[])).contains("no webhook"));
+    assert!(error(&webhook(&["ftp://example.org"])).contains("https://"));
+    let set = stdout(&webhook(&["http://127.0.0.1:9/hook"]));
+    let secret = set.lines().nth(1).unwrap();
+    assert!(secret.starts_with("whsec_") && set.contains("only now"), "{set}");
+    let shown = stdout(&webhook(&[]));
+    assert!(shown.contains("http://127.0.0.1:9/hook") && !shown.contains(secret), "{shown}");
+    assert!(stdout(&webhook(&["none"])).contains("no webhook any more"));
+    let listed = stdout(&daemon.run(&["user", "list"]));
+    let columns: Vec<&str> = listed.lines().nth(2).unwrap().split_whitespace().take(3).collect();
+    assert_eq!(columns, ["a@example.org", "user", "active"]);
+
+    let token = stdout(&daemon.run(&["token", "create", "laptop", "--user", "a@example.org", "--scope", "read"]));
+    let token = token.trim_end();
+    assert_eq!(status_of(&daemon, token).await, 200);
+    let tokens = daemon.json(&["token", "list", "--user", "a@example.org"]);
+    assert_eq!((&tokens["tokens"][0]["name"], &tokens["tokens"][0]["scopes"]), (&json!("laptop"), &json!(["read"])));
+    stdout(&daemon.run(&["user", "disable", "a@example.org"]));
+    assert_eq!(status_of(&daemon, token).await, 401);
+    stdout(&daemon.run(&["user", "enable", "a@example.org"]));
+    assert_eq!(status_of(&daemon, token).await, 200);
+    stdout(&daemon.run(&["token", "revoke", tokens["tokens"][0]["id"].as_str().unwrap()]));
+    assert_eq!(status_of(&daemon, token).await, 401);
+    // Without a name the account that was made first is meant.
+    assert_eq!(daemon.json(&["token", "list"])["tokens"][0]["name"], "first start");
+
+    let quota = stdout(&daemon.run(&["user", "quota", "a@example.org", "--bytes", "1GiB", "--pins", "default"]));
+    assert_eq!(quota, "bytes  0 B of 1.0 GiB\npins   0 of no bound\n");
+    let changed = run_with_input(&["user", "password", "a@example.org"], &data, b"a better password\r\n");
+    assert!(stdout(&changed).contains("has a new password"));
+    assert!(error(&run_with_input(&["user", "password", "nobody@example.org"], &data, b"x\n")).contains("no account"));
+    assert_eq!(daemon.json(&["user", "role", "a@example.org", "admin"])["role"], "admin");
+    assert!(error(&daemon.run(&["user", "delete", &first])).contains("--yes"));
+
+    let pin = daemon.json(&["pin", "add", &absent(1), "--user", "a@example.org", "--name", "n", "--meta", "a=b"]);
+    assert_eq!((&pin["account"], &pin["meta"]), (&json!("a@example.org"), &json!({ "a": "b" })));
+    stdout(&daemon.run(&["user", "delete", "a@example.org", "--yes"]));
+    let gone = Instant::now() + WAIT_MAX;
+    while daemon.json(&["user", "list"]).as_array().unwrap().len() > 1 {
+        assert!(Instant::now() < gone, "the account stays");
+    }
+    assert_eq!(daemon.json(&["pin", "list"])["pins"], json!([]));
+
+    let of_first = daemon.ready["token"].as_str().unwrap();
+    let rotated = stdout(&daemon.run(&["key", "rotate"]));
+    assert!(rotated.contains("stay valid"), "{rotated}");
+    assert_eq!(status_of(&daemon, of_first).await, 200);
+    assert_eq!(daemon.json(&["key", "rotate", "--forget-old"])["forgotten"], 2);
+    assert_eq!(status_of(&daemon, of_first).await, 401);
+    daemon.stop();
+}
+
+#[tokio::test]
+async fn accounts_tokens_and_pins_are_managed_while_nothing_runs() {
+    let (_directory, data) = directory();
+    Daemon::start(&data).stop();
+    let json = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&stdout(&run(&[arguments, &["--json"]].concat(), &data))).unwrap()
+    };
+    stdout(&run_with_input(&["user", "add", "a@example.org", "--admin"], &data, b"a good password\n"));
+    let token = json(&["token", "create", "ci", "--user", "a@example.org"]);
+    let peer = "/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWSdmMKGZbwDFp6W6kTiYShKDsSMBbmAMz9p3ye9QXjbHU";
+    let pin = json(&["pin", "add", INVALID, "--user", "a@example.org", "--origin", peer, "--origin", "nowhere"]);
+    assert_eq!((&pin["status"], &pin["origins"]), (&json!("queued"), &json!([peer])));
+    assert!(pin["info"]["origins_skipped"].as_str().unwrap().contains("nowhere"));
+    let id = pin["id"].as_str().unwrap();
+    assert_eq!(json(&["pin", "show", id])["cid"], INVALID);
+    assert_eq!(json(&["pin", "list"])["pins"].as_array().unwrap().len(), 1);
+
+    let daemon = Daemon::start(&data);
+    assert_eq!(status_of(&daemon, token["token"].as_str().unwrap()).await, 200);
+    let failed = Instant::now() + WAIT_MAX;
+    while daemon.json(&["pin", "show", id])["status"] != "failed" {
+        assert!(Instant::now() < failed, "the pin is not looked at");
+    }
+    daemon.stop();
+    assert_eq!(json(&["pin", "retry", id])["status"], "queued");
+    assert_eq!(json(&["pin", "remove", id])["status"], "removed");
+    assert!(error(&run(&["pin", "show", id], &data)).contains("no pin"));
+    stdout(&run(&["user", "delete", "a@example.org", "--yes"], &data));
+    // The next start removes what is left of it.
+    let daemon = Daemon::start(&data);
+    let gone = Instant::now() + WAIT_MAX;
+    while daemon.json(&["user", "list"]).as_array().unwrap().len() > 1 {
+        assert!(Instant::now() < gone, "the account stays");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn the_configuration_is_shown_with_its_origins_and_without_secrets() {
+    let (_directory, data) = directory();
+    let show = |extra: &[&str]| {
+        let mut command = pinnace(&[&["config", "show"], extra].concat());
+        command.env("PINNACE_AUTH__ADMIN_PASSWORD", "do not show").env("PINNACE_PINS__ACTIVE_MAX", "3");
+        stdout(&command.arg("--data").arg(&data).output().unwrap())
+    };
+    let text = show(&[]);
+    assert!(text.contains("nothing is running") && !text.contains("do not show"), "{text}");
+    let settings: Value = serde_json::from_str(&show(&["--json"])).unwrap();
+    let setting = |settings: &Value, key: &str| {
+        settings.as_array().unwrap().iter().find(|setting| setting["key"] == key).unwrap().clone()
+    };
+    let active = json!({ "key": "pins.active_max", "value": 3, "origin": "variable PINNACE_PINS__ACTIVE_MAX" });
+    assert_eq!(setting(&settings, "pins.active_max"), active);
+    assert_eq!(setting(&settings, "auth.admin_password")["value"], "(hidden)");
+    assert!(!data.exists(), "a question made the directory");
+
+    // That of a running one is what it was started with.
+    let daemon = Daemon::start(&data);
+    let settings: Value = serde_json::from_str(&show(&["--json"])).unwrap();
+    assert_eq!(setting(&settings, "pins.active_max")["value"], 16);
+    assert_eq!(setting(&settings, "http.listen")["origin"], "flag --http");
+    daemon.stop();
+    let unknown = pinnace(&["config", "show"]).env("PINNACE_PINS__ACTIV_MAX", "3").output().unwrap();
+    assert!(error(&unknown).contains("did you mean PINNACE_PINS__ACTIVE_MAX?"));
+}
+
+/// The figures of a text in the format of Prometheus, each under its name with its labels.
+fn figures(text: &str) -> std::collections::BTreeMap<String, f64> {
+    let mut described = std::collections::BTreeSet::new();
+    let mut figures = std::collections::BTreeMap::new();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            assert!(help.split_once(' ').is_some_and(|(_, words)| words.ends_with('.')), "{line}");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            assert!(described.insert(kind.split(' ').next().unwrap().to_owned()), "twice: {line}");
+        } else if !line.starts_with('#') {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(described.iter().any(|described| name.starts_with(described.as_str())), "no type: {line}");
+            assert!(figures.insert(name.to_owned(), value.parse().unwrap()).is_none(), "twice: {line}");
+        }
+    }
+    figures
+}
+
+#[tokio::test]
+async fn figures_follow_what_happens_and_readiness_names_every_part() {
+    let (_directory, data) = directory();
+    let daemon = Daemon::start_with(&data, &[("PINNACE_METRICS__LISTEN", "127.0.0.1:0")]);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = daemon.ready["metrics"].as_str().unwrap().to_owned();
+    let figures = async || {
+        let answer = client.get(&url).send().await.unwrap().error_for_status().unwrap();
+        assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+        figures(&answer.text().await.unwrap())
+    };
+    let before = figures().await;
+    assert_eq!((before["pinnace_pins{status=\"queued\"}"], before["pinnace_pins{status=\"failed\"}"]), (0.0, 0.0));
+    assert_eq!((before["pinnace_gc_running"], before["pinnace_store_blocks"]), (0.0, 0.0));
+    assert!(before["pinnace_process_resident_memory_bytes"] > 1e6 && before["pinnace_process_open_fds"] > 5.0);
+    daemon.pin(&absent(1), "a").await;
+    daemon.pin(&absent(2), "b").await;
+    assert_eq!(status_of(&daemon, "no token").await, 401);
+    let after = figures().await;
+    let pins = after["pinnace_pins{status=\"queued\"}"] + after["pinnace_pins{status=\"pinning\"}"];
+    assert_eq!(Some(pins), Some(2.0));
+    let requests = |method: &str, status: &str| {
+        let labels = format!("route=\"/api/psa/pins\",method=\"{method}\",status=\"{status}\"");
+        let count = after.get(&format!("pinnace_http_request_duration_seconds_count{{{labels}}}")).copied();
+        let all = after.get(&format!("pinnace_http_request_duration_seconds_bucket{{le=\"+Inf\",{labels}}}")).copied();
+        assert_eq!(count, all, "{labels}");
+        count
+    };
+    assert_eq!((requests("POST", "2xx"), requests("GET", "4xx")), (Some(2.0), Some(1.0)));
+    assert!(!after.keys().any(|name| name.contains("no token")));
+
+    let top = daemon.ready["endpoint"].as_str().unwrap().trim_end_matches("/api/psa/").to_owned();
+    let ready = client.get(format!("{top}/readyz")).send().await.unwrap();
+    assert_eq!(ready.status().as_u16(), 200);
+    let ready: Value = ready.json().await.unwrap();
+    let parts = json!({ "records": "ok", "blocks": "ok", "room": "ok", "node": "ok" });
+    assert_eq!(ready, json!({ "status": "ready", "parts": parts }));
+    daemon.stop();
+
+    // A disk without room makes it live and not ready.
+    let daemon = Daemon::start_with(&data, &[("PINNACE_STORE__MIN_FREE_BYTES", "1000TiB")]);
+    assert!(daemon.ready.get("metrics").is_none());
+    let top = daemon.ready["endpoint"].as_str().unwrap().trim_end_matches("/api/psa/").to_owned();
+    assert_eq!(client.get(format!("{top}/healthz")).send().await.unwrap().status().as_u16(), 200);
+    let ready = client.get(format!("{top}/readyz")).send().await.unwrap();
+    assert_eq!(ready.status().as_u16(), 503);
+    let ready: Value = ready.json().await.unwrap();
+    assert_eq!((&ready["status"], &ready["parts"]["records"]), (&json!("not ready"), &json!("ok")));
+    assert!(ready["parts"]["room"].as_str().unwrap().contains("free"), "{ready}");
+    daemon.stop();
 }

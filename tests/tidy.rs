@@ -28,8 +28,14 @@ const TELEMETRY: &str = "telemetry";
 const TELEMETRY_USERS: &[&str] = &["main", "cli", "app", "config", TELEMETRY];
 
 /// Each heavy library and the one module that may name it.
-const LIBRARIES: &[(&str, &str)] =
-    &[("libp2p", "net"), ("axum", "http"), ("redb", "store"), ("clap", "cli"), ("hickory_resolver", "retrieval")];
+const LIBRARIES: &[(&str, &str)] = &[
+    ("libp2p", "net"),
+    ("axum", "http"),
+    ("redb", "store"),
+    ("clap", "cli"),
+    ("hickory_resolver", "retrieval"),
+    ("rustls_acme", "http"),
+];
 
 const FILE_LINES_MAX: usize = 800;
 

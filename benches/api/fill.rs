@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
-use pinnace::auth::Accounts;
 use pinnace::model::cids::codec;
 use pinnace::model::{Block, Failure, FailureCode, PinId, PinState, UserId};
 use pinnace::store::Records;
@@ -41,17 +40,13 @@ pub fn pin(number: u64) -> NewPin {
     let pick = |from: &[&'static str], shift: u32| from[usize::try_from(mixed >> shift).unwrap() % from.len()];
     let root = *Block::new_sha256(codec::RAW, number.to_le_bytes().to_vec().into()).unwrap().cid();
     NewPin {
-        user: USER,
-        cid_text: root.to_string(),
-        root,
         name: Some(format!("{}-{}-{number:07}.car", pick(&ADJECTIVES, 8), pick(&NOUNS, 16))),
-        origins: Vec::new(),
-        origins_skipped: Vec::new(),
         meta: [
             ("app".to_owned(), format!("app-{}", mixed >> 32 & 15)),
             ("batch".to_owned(), format!("batch-{}", number / 1000)),
         ]
         .into(),
+        ..NewPin::plain(USER, root)
     }
 }
 
@@ -67,6 +62,7 @@ fn state(number: u64, pins: u64) -> PinState {
         3 | 13 => PinState::Failed(Failure {
             code: FailureCode::NoProvider,
             sentence: "no origins were given and no connected peer has the content".into(),
+            tried: Vec::new(),
         }),
         _ => PinState::Pinned { blocks: 3, bytes: 700_000 },
     }
@@ -75,7 +71,6 @@ fn state(number: u64, pins: u64) -> PinState {
 pub fn fill(directory: &Path, pins: u64) -> Filled {
     let path = directory.join("records.redb");
     let records = std::sync::Arc::new(Records::open(&path, CACHE_BYTES).unwrap());
-    block_on(async { Accounts::open(std::sync::Arc::clone(&records), &super::server::options()).await }).unwrap();
     let began = Instant::now();
     let mut ids = Vec::new();
     let kept = (pins / IDS_MAX).max(1);

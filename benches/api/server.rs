@@ -1,11 +1,12 @@
 //! The API on loopback, with accounts and without a node.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use pinnace::auth::{Accounts, Options, Scopes};
-use pinnace::http::{AppState, serve};
+use pinnace::auth::{Accounts, NewAccount, NewDeviceToken, Options, Quota, Role, Scopes};
+use pinnace::config::{Config, Sources};
+use pinnace::http::{AppState, Front, serve};
 use pinnace::model::UserId;
 use pinnace::pins::board::Board;
 use pinnace::pins::{NetworkView, OriginUse, PinService};
@@ -31,13 +32,18 @@ impl NetworkView for NoNetwork {
 }
 
 pub fn options() -> Options {
+    let defaults = Config::load(&Sources::default()).unwrap().auth;
     Options {
         admin_email: "admin@example.org".into(),
         admin_password: "a long password".into(),
-        admin_file: PathBuf::new(),
-        access_token_days: 365,
-        refresh_token_days: 730,
+        requests_per_second: 0,
+        ..defaults
     }
+}
+
+async fn device(accounts: &Accounts, user: UserId) -> String {
+    let new = NewDeviceToken { name: "bench".into(), scopes: Scopes::ALL, expires_ms: None };
+    accounts.create_device_token(user, new).await.unwrap().1
 }
 
 pub struct Server {
@@ -46,6 +52,8 @@ pub struct Server {
     pub token: String,
     /// Of the accounts that make new ones.
     pub tokens: Vec<String>,
+    /// What checks tokens.
+    pub accounts: Arc<Accounts>,
     records: Arc<Records>,
     runtime: Runtime,
     stop: oneshot::Sender<()>,
@@ -56,32 +64,40 @@ impl Server {
         let runtime = Builder::new_multi_thread().enable_all().build().unwrap();
         let records = Arc::new(Records::open(&directory.join("records.redb"), cache_bytes).unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let (address, token, tokens) = runtime.block_on(async {
+        let (address, token, tokens, accounts) = runtime.block_on(async {
             let auth = Arc::new(Accounts::open(Arc::clone(&records), &options()).await.unwrap());
-            let token = auth.create_device_token(fill::USER, "bench", Scopes::ALL).await.unwrap();
+            // The account that has the pins is the first.
+            auth.ensure_admin(&options()).await.unwrap().unwrap();
+            let token = device(&auth, fill::USER).await;
             let mut tokens = Vec::new();
-            for number in 0..accounts as u64 {
-                // The accounts themselves are not looked at.
-                let user = UserId(100 + number);
-                tokens.push(auth.create_device_token(user, "bench", Scopes::ALL).await.unwrap());
+            for number in 0..accounts {
+                let new = NewAccount {
+                    email: format!("account-{number}@example.org"),
+                    password: "a long password".into(),
+                    role: Role::User,
+                    quota: Quota::NONE,
+                    pin_lifetime_s: None,
+                };
+                tokens.push(device(&auth, auth.create_account(new).await.unwrap().id).await);
             }
             let (board, mut changes) = Board::new();
             tokio::spawn(async move { while changes.recv().await.is_some() {} });
             let pins = PinService::new(Arc::clone(&records), board, Arc::new(NoNetwork));
-            let state = AppState { accounts: auth, pins, gateway: None };
+            let state =
+                AppState { accounts: Arc::clone(&auth), pins, gateway: None, control: None, requests: Arc::default() };
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            tokio::spawn(serve(listener, state, async {
+            tokio::spawn(serve(listener, state, Front::default(), async {
                 let _ = stopped.await;
             }));
-            (address, token, tokens)
+            (address, token, tokens, auth)
         });
-        Self { address, token, tokens, records, runtime, stop }
+        Self { address, token, tokens, accounts, records, runtime, stop }
     }
 
     pub fn stop(self) {
         let _ = self.stop.send(());
-        drop(self.runtime);
+        drop((self.accounts, self.runtime));
         self.records.close();
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use crate::model::limits::{EMAIL_BYTES_MAX, LOGIN_FAILURES_TRACKED_MAX};
+use crate::model::limits::{EMAIL_CHARS_MAX, LOGIN_FAILURES_TRACKED_MAX};
 
 /// Failed logins that cost nothing.
 const FREE_FAILURES: u32 = 10;
@@ -27,7 +27,7 @@ impl Key {
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
             address @ IpAddr::V4(_) => address,
         };
-        Self(email.chars().take(EMAIL_BYTES_MAX).collect(), address)
+        Self(email.chars().take(EMAIL_CHARS_MAX).collect(), address)
     }
 }
 

@@ -1,6 +1,9 @@
 //! The account that the first start makes: once, with its token, in one commit.
 
-use super::{Accounts, AuthError, Options, check_email, check_password, normalize_email, now_ms, password, token};
+use super::{
+    Accounts, AuthError, NewDeviceToken, Options, Quota, Role, check_email, check_password, normalize_email, now_ms,
+    password,
+};
 use crate::store::records::{NewUser, Scopes};
 
 /// The e-mail address of an account that nobody named.
@@ -33,7 +36,11 @@ pub(super) async fn ensure_admin(accounts: &Accounts, options: &Options) -> Resu
     let generated = if given.is_none() { Some(password::generate()) } else { None };
     let password = given.as_ref().or(generated.as_ref()).map_or("", String::as_str);
     let password_hash = accounts.passwords.hash(password).await?;
-    let new = NewUser { email: email.clone(), password_hash, created_ms: now_ms() };
+    let (role, quota) = (Role::Admin, Quota::NONE);
+    let created_ms = now_ms();
+    let new = NewUser { email: email.clone(), password_hash, created_ms, role, quota, pin_lifetime_s: None };
+    let keys = accounts.keys();
+    let key = keys.newest();
 
     let made = accounts
         .records
@@ -42,13 +49,14 @@ pub(super) async fn ensure_admin(accounts: &Accounts, options: &Options) -> Resu
                 return Ok(None);
             }
             let Some(user) = change.create_user(new)? else { return Ok(None) };
-            let token = token::device(user.id, TOKEN_NAME, Scopes::ALL, now_ms());
+            let token = NewDeviceToken { name: TOKEN_NAME.to_owned(), scopes: Scopes::ALL, expires_ms: None };
+            let token = token.record(user.id, key, now_ms());
             change.put_token(&token)?;
             Ok(Some(token))
         })
         .await?;
     let Some(record) = made else { return Ok(None) };
-    Ok(Some(FirstStart { email, password: generated, token: accounts.signer.sign(&record)? }))
+    Ok(Some(FirstStart { email, password: generated, token: keys.sign(&record)? }))
 }
 
 /// The e-mail address, and the password if one is given: options first, then the file.

@@ -172,6 +172,26 @@ mod tests {
         assert!(!passwords.verify("", None).await.unwrap());
     }
 
+    /// Where an account isn't there, nobody can tell by the time: as much memory is filled as often.
+    #[tokio::test]
+    async fn a_missing_account_costs_what_a_wrong_password_does() {
+        let passwords = Passwords::new().unwrap();
+        let hash = passwords.hash("correct horse").await.unwrap();
+        let parameters = |hash: &str| {
+            let hash = PasswordHash::new(hash).unwrap();
+            (hash.algorithm.to_string(), hash.version, hash.params.to_string(), hash.salt.unwrap().len())
+        };
+        assert_eq!(parameters(&passwords.dummy), parameters(&hash));
+        let mut filled = Vec::new();
+        for hash in [Some(hash), None] {
+            lock(&passwords.idle).clear();
+            assert!(!passwords.verify("wrong horse", hash).await.unwrap());
+            filled.push(lock(&passwords.idle).iter().map(Vec::len).collect::<Vec<_>>());
+        }
+        assert_eq!(filled[0], filled[1]);
+        assert_eq!(filled[0], [usize::try_from(Params::DEFAULT_M_COST).unwrap()]);
+    }
+
     #[tokio::test]
     async fn memory_is_kept_and_used_again() {
         let passwords = Passwords::new().unwrap();

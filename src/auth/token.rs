@@ -1,25 +1,21 @@
-//! Tokens: JWTs signed with HS256, each with a record. The record decides; the signature only spares the look-up for
+//! Tokens: JWTs signed with HS256 (`keys`), each with a record. The record decides; the signature only spares the look-up for
 //! made-up ones and lets a token carry its own end.
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::{AuthError, Options};
+use super::Options;
 use crate::model::UserId;
+use crate::store::RecordsError;
 use crate::store::records::{Change, Rotation, Scopes, TokenId, TokenKind, TokenRecord};
-use crate::store::{Records, RecordsError};
 
-/// Where the key that signs tokens is among the records.
-const KEY_NAME: &str = "token_key";
 /// How long a refresh token that was exchanged gives the same pair again, in milliseconds.
 const ROTATION_GRACE_MS: i64 = 60_000;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 pub(super) const REVOKED: &str = "the token is unknown or was revoked; log in again";
 pub(super) const EXPIRED: &str = "the token has expired; log in again";
-const REUSED: &str = "this refresh token was used before; all tokens of its login are revoked, log in again";
-const MALFORMED: &str = "the token is not one of this service; log in again";
+pub(super) const REUSED: &str = "this refresh token was used before; all tokens of its login are revoked, log in again";
+pub(super) const MALFORMED: &str = "the token is not one of this service; log in again";
 
 /// What a token says of itself. Everything comes from its record, so that signing it again gives the same text.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,59 +29,18 @@ pub(super) struct Claims {
     scope: String,
 }
 
-/// Signs and verifies.
-pub(super) struct Signer {
-    encoding: EncodingKey,
-    decoding: DecodingKey,
-    validation: Validation,
-}
-
-impl Signer {
-    /// Loads the key; the first time, makes it.
-    pub(super) async fn open(records: &Records) -> Result<Self, AuthError> {
-        let key: [u8; 32] = records
-            .write(|change| {
-                if let Some(key) = change.meta(KEY_NAME)? {
-                    return Ok(key);
-                }
-                let mut key = [0; 32];
-                rand::rng().fill(&mut key);
-                change.set_meta(KEY_NAME, &key)?;
-                Ok(key)
-            })
-            .await?;
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.required_spec_claims.clear();
-        validation.leeway = 0;
-        Ok(Self { encoding: EncodingKey::from_secret(&key), decoding: DecodingKey::from_secret(&key), validation })
-    }
-
-    /// The token of a record.
-    pub(super) fn sign(&self, record: &TokenRecord) -> Result<String, AuthError> {
-        let scopes: Vec<_> = [("read", record.scopes.read), ("write", record.scopes.write)]
-            .into_iter()
-            .filter(|scope| scope.1)
-            .collect();
-        let claims = Claims {
+impl Claims {
+    /// What the token of a record says.
+    pub(super) fn of(record: &TokenRecord) -> Self {
+        let scopes: Vec<_> = record.scopes.names().collect();
+        Self {
             sub: record.user.to_string(),
             jti: record.id,
             iat: record.created_ms.div_euclid(1000),
             exp: record.expires_ms.map(|expires_ms| expires_ms.div_euclid(1000)),
             kind: record.kind,
-            scope: scopes.into_iter().map(|scope| scope.0).collect::<Vec<_>>().join(" "),
-        };
-        encode(&Header::new(Algorithm::HS256), &claims, &self.encoding).map_err(AuthError::Sign)
-    }
-
-    /// The claims of a token that was signed here and has not expired. It may be revoked.
-    pub(super) fn verify(&self, token: &str) -> Result<Claims, AuthError> {
-        let decoded = decode::<Claims>(token, &self.decoding, &self.validation);
-        decoded.map(|data| data.claims).map_err(|error| {
-            AuthError::InvalidToken(match error.kind() {
-                jsonwebtoken::errors::ErrorKind::ExpiredSignature => EXPIRED,
-                _ => MALFORMED,
-            })
-        })
+            scope: scopes.join(" "),
+        }
     }
 }
 
@@ -105,7 +60,7 @@ impl Lifetimes {
     }
 
     /// An access and a refresh token.
-    pub(super) fn new_pair(self, user: UserId, family: TokenId, now_ms: i64) -> (TokenRecord, TokenRecord) {
+    pub(super) fn new_pair(self, user: UserId, family: TokenId, key: u32, now_ms: i64) -> (TokenRecord, TokenRecord) {
         let token = |kind, lifetime_ms| TokenRecord {
             id: TokenId::new(),
             user,
@@ -115,25 +70,41 @@ impl Lifetimes {
             scopes: Scopes::ALL,
             created_ms: now_ms,
             expires_ms: Some(now_ms.saturating_add(lifetime_ms)),
+            last_used_ms: None,
+            key,
             rotated: None,
         };
         (token(TokenKind::Access, self.access_ms), token(TokenKind::Refresh, self.refresh_ms))
     }
 }
 
-/// A token for one device, without an end.
-pub(super) fn device(user: UserId, name: &str, scopes: Scopes, now_ms: i64) -> TokenRecord {
-    let id = TokenId::new();
-    TokenRecord {
-        id,
-        user,
-        kind: TokenKind::Device,
-        family: id,
-        name: Some(name.to_owned()),
-        scopes,
-        created_ms: now_ms,
-        expires_ms: None,
-        rotated: None,
+/// A token for one device that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewDeviceToken {
+    /// The name of the device.
+    pub name: String,
+    /// What requests it authorises.
+    pub scopes: Scopes,
+    /// When it ends, in milliseconds since the Unix epoch; never if absent.
+    pub expires_ms: Option<i64>,
+}
+
+impl NewDeviceToken {
+    pub(super) fn record(self, user: UserId, key: u32, now_ms: i64) -> TokenRecord {
+        let id = TokenId::new();
+        TokenRecord {
+            id,
+            user,
+            kind: TokenKind::Device,
+            family: id,
+            name: Some(self.name),
+            scopes: self.scopes,
+            created_ms: now_ms,
+            expires_ms: self.expires_ms,
+            last_used_ms: None,
+            key,
+            rotated: None,
+        }
     }
 }
 
@@ -142,6 +113,7 @@ pub(super) fn rotate(
     change: &Change<'_>,
     id: TokenId,
     lifetimes: Lifetimes,
+    key: u32,
     now_ms: i64,
 ) -> Result<Result<(TokenRecord, TokenRecord), &'static str>, RecordsError> {
     let Some(mut old) = change.token(id)? else { return Ok(Err(REVOKED)) };
@@ -156,7 +128,7 @@ pub(super) fn rotate(
         }
         return Ok(change.token(rotated.access)?.zip(change.token(rotated.refresh)?).ok_or(REVOKED));
     }
-    let (access, refresh) = lifetimes.new_pair(old.user, old.family, now_ms);
+    let (access, refresh) = lifetimes.new_pair(old.user, old.family, key, now_ms);
     old.rotated = Some(Rotation { at_ms: now_ms, access: access.id, refresh: refresh.id });
     // A family would otherwise grow for as long as its device refreshes.
     change.revoke_family(old.user, old.family, expired)?;

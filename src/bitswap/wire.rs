@@ -27,6 +27,17 @@ pub enum Protocol {
     V1_2,
 }
 
+impl Protocol {
+    /// What peers call it when they agree on one.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V1_0 => "/ipfs/bitswap/1.0.0",
+            Self::V1_1 => "/ipfs/bitswap/1.1.0",
+            Self::V1_2 => "/ipfs/bitswap/1.2.0",
+        }
+    }
+}
+
 /// What is wanted of a CID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WantKind {

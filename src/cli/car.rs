@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 
 use super::client::{ControlError, ProcessArguments};
 use super::output::{clean, print, print_json};
+use super::stopped::NoNetwork;
 use super::{CliError, runtime};
 use crate::http::control::{Frame, ImportedPin, Imports};
 use crate::model::cids;
 use crate::model::limits::NAME_CHARS_MAX;
 use crate::pins::board::Board;
-use crate::pins::{NetworkView, OriginUse, PinError, PinInput, PinService};
+use crate::pins::{PinError, PinInput, PinService};
 use crate::store::Stores;
 use crate::transfer::{Export, ExportError, Import, ImportError};
 
@@ -253,7 +254,7 @@ fn import(arguments: &ImportArguments) -> Result<Value, CliError> {
     let runtime = runtime()?;
     let pins = PinService::new(Arc::clone(&stores.records), Board::new().0, Arc::new(NoNetwork));
     let imports: Result<Imports, CarFileError> = runtime.block_on(async {
-        let user = pins.account_id(arguments.user.clone()).await?;
+        let owner = pins.owner(arguments.user.clone()).await?;
         let mut import = Import::new(stores.blocks.reader(), stores.blocks.writer());
         let mut frames = read_all(arguments.files.clone());
         while let Some(frame) = frames.recv().await {
@@ -267,7 +268,7 @@ fn import(arguments: &ImportArguments) -> Result<Value, CliError> {
         let mut made = Vec::new();
         for root in &imported.roots {
             let input = PinInput { cid: root.to_string(), name: arguments.name.clone(), ..PinInput::default() };
-            let record = pins.add_patiently(user, input).await?.record;
+            let record = pins.add_patiently(owner, input).await?.record;
             made.push(ImportedPin { id: record.id.to_string(), cid: record.cid_text });
         }
         Ok(Imports::new(imported.report, made))
@@ -276,17 +277,4 @@ fn import(arguments: &ImportArguments) -> Result<Value, CliError> {
     runtime.shutdown_background();
     stores.close();
     serde_json::to_value(imports?).map_err(|error| ControlError::Unexpected(error).into())
-}
-
-/// No node runs, and the pins of an import have no origins.
-struct NoNetwork;
-
-impl NetworkView for NoNetwork {
-    fn delegates(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn check_origin(&self, _multiaddr: &str) -> OriginUse {
-        OriginUse::Nothing("no node runs".to_owned())
-    }
 }

@@ -1,17 +1,21 @@
 //! How a command talks to the running process: HTTP over the unix socket in its data directory. What the paths are is in
 //! `http::control`; what the answers mean is each command's matter.
 
+use std::cell::OnceCell;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode, Url};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::CliError;
+use super::stopped::Stopped;
 use crate::config::{Config, Flags, Sources};
 use crate::http::control::{Frame, FrameReader, NoFrame};
 use crate::store::datadir::control_path;
@@ -70,6 +74,9 @@ pub enum ControlError {
         /// What went wrong.
         source: reqwest::Error,
     },
+    /// No path can be made of what was given.
+    #[error("what was given can't be part of a path; write it without control characters")]
+    BadPath,
     /// It refused, for this reason.
     #[error("{0}")]
     Refused(String),
@@ -103,7 +110,8 @@ impl ProcessArguments {
             .enable_all()
             .build()
             .map_err(|source| CliError::Process { what: "start the runtime of the process", source })?;
-        Ok(Client::new(runtime, config.data_directory()?, self.start()))
+        let directory = config.data_directory()?;
+        Ok(Client::new(runtime, directory, self.start(), Some(config)))
     }
 
     /// The configuration, for what works on the data directory itself while no process has it.
@@ -130,31 +138,65 @@ pub(super) struct Client {
     runtime: Runtime,
     directory: PathBuf,
     start: String,
+    /// For what can be done while nothing runs.
+    config: Option<Config>,
+    stopped: OnceCell<Stopped>,
 }
 
 impl Client {
-    fn new(runtime: Runtime, directory: PathBuf, start: String) -> Self {
-        Self { runtime, directory, start }
+    fn new(runtime: Runtime, directory: PathBuf, start: String, config: Option<Config>) -> Self {
+        Self { runtime, directory, start, config, stopped: OnceCell::new() }
     }
 
     /// `GET` with the pairs of a query.
     pub(super) fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ControlError> {
-        self.call(Method::GET, path, query)
+        self.call(Method::GET, path, query, None)
+    }
+
+    /// Sends JSON. What the store can answer by itself it does, while nothing runs.
+    pub(super) fn send(&self, method: &Method, path: &str, body: &impl Serialize) -> Result<Value, CliError> {
+        let body = serde_json::to_vec(body).map_err(ControlError::Unexpected)?;
+        self.ask(method, path, &[], Some(body))
+    }
+
+    /// `GET` of what the store can answer by itself while nothing runs.
+    pub(super) fn look_up(&self, path: &str, query: &[(&str, String)]) -> Result<Value, CliError> {
+        self.ask(&Method::GET, path, query, None)
+    }
+
+    /// Like [`Self::send`], without a body.
+    pub(super) fn order(&self, method: &Method, path: &str) -> Result<Value, CliError> {
+        self.ask(method, path, &[], None)
+    }
+
+    fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Value, CliError> {
+        if let Some(stopped) = self.stopped.get() {
+            return Ok(stopped.ask(&self.runtime, method, path, query, body)?);
+        }
+        match (self.call(method.clone(), path, query, body.clone()), &self.config) {
+            (Err(ControlError::NotRunning { missing: false, .. }), Some(config)) => {
+                let stopped = Stopped::open(&self.runtime, &self.directory, config)?;
+                let stopped = self.stopped.get_or_init(|| stopped);
+                Ok(stopped.ask(&self.runtime, method, path, query, body)?)
+            }
+            (answer, _) => Ok(answer?),
+        }
     }
 
     /// `POST` without a body.
     pub(super) fn post(&self, path: &str) -> Result<Value, ControlError> {
-        self.call(Method::POST, path, &[])
+        self.call(Method::POST, path, &[], None)
     }
 
     /// `POST` with the pairs of a query, and without a body.
     pub(super) fn post_with(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ControlError> {
-        self.call(Method::POST, path, query)
-    }
-
-    /// `DELETE`.
-    pub(super) fn delete(&self, path: &str) -> Result<Value, ControlError> {
-        self.call(Method::DELETE, path, &[])
+        self.call(Method::POST, path, query, None)
     }
 
     /// Whether a process runs that takes commands.
@@ -222,12 +264,22 @@ impl Client {
     }
 
     /// One call; the answer's JSON, or null for an answer without a body.
-    fn call(&self, method: Method, path: &str, query: &[(&str, String)]) -> Result<Value, ControlError> {
+    fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Value, ControlError> {
         let socket = control_path(&self.directory);
         let failed = |error| self.explain(error, &socket);
         let (status, body) = self.runtime.block_on(async {
             let http = over(&socket)?.timeout(CALL_MAX).build().map_err(failed)?;
-            let mut request = http.request(method, format!("http://pinnace{path}")).build().map_err(failed)?;
+            let mut request = http.request(method, format!("http://pinnace{path}"));
+            if let Some(body) = body {
+                request = request.header(CONTENT_TYPE, "application/json").body(body);
+            }
+            let mut request = request.build().map_err(failed)?;
             append(request.url_mut(), query);
             let answer = http.execute(request).await.map_err(failed)?;
             Ok::<_, ControlError>((answer.status(), answer.bytes().await.map_err(failed)?))
@@ -262,8 +314,23 @@ fn over(_socket: &Path) -> Result<reqwest::ClientBuilder, ControlError> {
     Err(ControlError::NoSockets)
 }
 
+/// A text as one part of a path, whatever it holds.
+pub(super) fn segment(text: &str) -> String {
+    // A part of dots only would be taken for a direction.
+    if !text.is_empty() && text.bytes().all(|byte| byte == b'.') {
+        return "%2E".repeat(text.len());
+    }
+    let mut url = Url::parse("http://pinnace").ok();
+    if let Some(url) = &mut url
+        && let Ok(mut parts) = url.path_segments_mut()
+    {
+        parts.clear().push(text);
+    }
+    url.map(|url| url.path().trim_start_matches('/').to_owned()).unwrap_or_default()
+}
+
 /// Adds the pairs; none leave no question mark.
-fn append(url: &mut Url, query: &[(&str, String)]) {
+pub(super) fn append(url: &mut Url, query: &[(&str, String)]) {
     if !query.is_empty() {
         url.query_pairs_mut().extend_pairs(query);
     }
@@ -281,7 +348,7 @@ fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {
     None
 }
 
-fn understand(status: StatusCode, body: &[u8]) -> Result<Value, ControlError> {
+pub(super) fn understand(status: StatusCode, body: &[u8]) -> Result<Value, ControlError> {
     let json = if body.is_empty() { Ok(Value::Null) } else { serde_json::from_slice::<Value>(body) };
     if status.is_success() {
         return json.map_err(ControlError::Unexpected);
@@ -299,7 +366,7 @@ mod tests {
 
     fn client(directory: &Path) -> Client {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Client::new(runtime, directory.to_owned(), "pinnace serve --data d".to_owned())
+        Client::new(runtime, directory.to_owned(), "pinnace serve --data d".to_owned(), None)
     }
 
     #[test]

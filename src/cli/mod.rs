@@ -2,15 +2,23 @@
 
 mod backup;
 mod car;
+mod check;
 mod client;
+mod config;
 mod demo;
 mod gc;
+mod open_files;
 mod output;
 mod pin;
+mod secret;
 mod serve;
 mod signals;
 mod status;
+mod stopped;
+mod token;
+mod user;
 mod verify;
+mod watch;
 mod welcome;
 
 use std::error::Error;
@@ -19,6 +27,7 @@ use std::io;
 use clap::{Parser, Subcommand};
 
 use crate::app::AppError;
+use crate::auth::AuthError;
 use crate::config::ConfigError;
 use crate::store::StoresError;
 use crate::store::backup::BackupError;
@@ -42,6 +51,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Show how the running pinnace is doing.
     Status(status::Arguments),
+    /// Look whether others can fetch a CID: dial the own addresses as a stranger would, and ask for the root at each
+    Check(check::Arguments),
     /// Remove the blocks that no pin needs any longer, and give their space back
     Gc(gc::Arguments),
     /// Check every block against its hash, and name the pins that need damaged ones; with --repair, have those fetched
@@ -55,9 +66,21 @@ enum Command {
     Export(car::ExportArguments),
     /// Store what CAR files hold, and pin their roots, as `ipfs dag import` does
     Import(car::ImportArguments),
-    /// Look at the pins of all accounts of the running pinnace, try them again, or remove them.
+    /// Make pins for any account, look at those of all, try them again, or remove them
     #[command(subcommand)]
     Pin(pin::Command),
+    /// Make accounts, look at them, change them or delete them
+    #[command(subcommand)]
+    User(user::Command),
+    /// Make tokens for devices, look at those of an account, or revoke them
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Change the key that signs tokens
+    #[command(subcommand)]
+    Key(token::KeyCommand),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(config::Command),
 }
 
 /// Why a command ended early.
@@ -98,9 +121,36 @@ pub enum CliError {
     /// A CAR file can't be written or read.
     #[error(transparent)]
     CarFile(#[from] car::CarFileError),
+    /// The accounts can't be opened.
+    #[error(transparent)]
+    Accounts(#[from] AuthError),
+    /// A pin that was watched has failed.
+    #[error("the pin has failed; `pinnace pin retry` tries it again")]
+    PinFailed,
+    /// The two passwords that were typed differ.
+    #[error("the two passwords differ; nothing was changed")]
+    PasswordsDiffer,
+    /// There was no password on standard input.
+    #[error("a password is needed: type one at a terminal, or give it as the first line of standard input")]
+    NoPassword,
+    /// Nobody could be asked whether it is meant.
+    #[error("nobody can be asked whether to {what}; give --yes if it is meant")]
+    Unconfirmed {
+        /// What was to be done.
+        what: String,
+    },
+    /// There is no account.
+    #[error("there is no account yet; the first start of `pinnace serve` makes one, and `pinnace user add` others")]
+    NoAccount,
     /// The running process can't be reached, or refused.
     #[error(transparent)]
     Control(#[from] client::ControlError),
+    /// No address gave the root.
+    #[error("others can't fetch {cid} from here; the lines above say why")]
+    NotFetchable {
+        /// The CID.
+        cid: String,
+    },
     /// Blocks are damaged, and the command was not to repair them.
     #[error(
         "{blocks} {} damaged; `pinnace verify --repair` has what pins need fetched again",
@@ -123,6 +173,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
@@ -130,6 +181,10 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Export(arguments) => car::run_export(&arguments),
         Command::Import(arguments) => car::run_import(&arguments),
         Command::Pin(command) => pin::run(&command),
+        Command::User(command) => user::run(&command),
+        Command::Token(command) => token::run(&command),
+        Command::Key(command) => token::run_key(&command),
+        Command::Config(command) => config::run(&command),
     }
 }
 
@@ -185,6 +240,8 @@ mod tests {
             "--external",
             "/dns4/a.org/tcp/1",
             "--lan",
+            "--log-format",
+            "json",
             "--ready-json",
         ];
         let Command::Serve(serve) = Arguments::try_parse_from(line).unwrap().command else { panic!("not serve") };
@@ -194,6 +251,7 @@ mod tests {
         assert_eq!(flags.listen, ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]);
         assert_eq!(flags.external, ["/dns4/a.org/tcp/1"]);
         assert!(flags.lan);
+        assert_eq!(flags.log_format.as_deref(), Some("json"));
     }
 
     #[test]
@@ -214,6 +272,8 @@ mod tests {
         for line in [
             &["status"][..],
             &["status", "--json", "--data", "d", "--config", "c"],
+            &["check", "bafkqaaa"],
+            &["check", "bafkqaaa", "--json", "--data", "d", "--config", "c"],
             &["verify"],
             &["verify", "--repair", "--rate", "0", "--json", "--data", "d", "--config", "c"],
             &["verify", "--rate", "1.5GiB"],
@@ -228,12 +288,41 @@ mod tests {
             &["pin", "list", "--status", "failed,queued", "--status", "pinning", "--limit", "1000", "--json"],
             &["pin", "show", id, "--json", "--data", "d"],
             &["pin", "retry", id, "--data", "d"],
-            &["pin", "remove", id, "--config", "c"],
+            &["pin", "remove", id, "--config", "c", "--json"],
+            &[
+                "pin",
+                "add",
+                "bafkqaaa",
+                "--user",
+                "a@b.c",
+                "--name",
+                "n",
+                "--origin",
+                "/ip4/1.2.3.4/tcp/1",
+                "--meta",
+                "a=b=c",
+            ],
+            &["user", "add", "a@b.c", "--admin", "--bytes", "10GiB", "--pins", "default", "--json"],
+            &["user", "list", "--json", "--data", "d"],
+            &["user", "disable", "a@b.c"],
+            &["user", "enable", "a@b.c", "--json"],
+            &["user", "delete", "a@b.c", "--yes"],
+            &["user", "quota", "a@b.c"],
+            &["user", "quota", "a@b.c", "--bytes", "default", "--pins", "3"],
+            &["user", "password", "a@b.c"],
+            &["user", "role", "a@b.c", "admin"],
+            &["token", "create", "laptop", "--user", "a@b.c", "--scope", "read", "--expires-in-days", "30"],
+            &["token", "list", "--user", "a@b.c", "--json"],
+            &["token", "revoke", id],
+            &["key", "rotate", "--forget-old"],
+            &["config", "show", "--json", "--config", "c"],
         ] {
             Arguments::try_parse_from([&["pinnace"], line].concat()).unwrap();
         }
         for line in [
             &["pin"][..],
+            &["check"],
+            &["check", "hello"],
             &["verify", "--rate", "fast"],
             &["export", "hello"],
             &["import"],
@@ -241,6 +330,10 @@ mod tests {
             &["pin", "list", "--limit", "0"],
             &["pin", "list", "--limit", "1001"],
             &["pin", "show"],
+            &["pin", "add", "bafkqaaa", "--meta", "a"],
+            &["user", "quota", "a@b.c", "--bytes", "much"],
+            &["user", "role", "a@b.c", "root"],
+            &["token", "create", "laptop", "--scope", "admin"],
             &["pin", "remove", "not-an-id"],
         ] {
             assert!(Arguments::try_parse_from([&["pinnace"], line].concat()).is_err(), "{line:?}");

@@ -1,21 +1,25 @@
 //! `pinnace pin`: the pins of all accounts, for the operator of the running process.
 
 use jiff::Timestamp;
+use reqwest::Method;
+use serde_json::Value;
 
-use super::CliError;
 use super::client::{ControlError, ProcessArguments};
 use super::output::{age, clean, print, print_json, table};
-use crate::http::control::{Pin, PinList};
+use super::{CliError, watch};
+use crate::http::admin::pins::{NewPin, Pin, PinList};
 use crate::model::PinId;
 use crate::model::limits::PAGE_PINS_MAX;
 use crate::model::query::Status;
 
 /// The key of `info` that has a sentence.
-const DETAILS: &str = "status_details";
+pub(super) const DETAILS: &str = "status_details";
 
 /// `pinnace pin …`
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    /// Make a pin for an account, whatever its quota; it is fetched as soon as pinnace runs
+    Add(Add),
     /// List the pins of all accounts: unfinished ones first, then failed ones, then the rest, the newest first of each
     List(List),
     /// Show everything about a pin
@@ -24,6 +28,35 @@ pub(super) enum Command {
     Retry(One),
     /// Remove a pin, whoever owns it
     Remove(One),
+}
+
+/// Flags of `pinnace pin add`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Add {
+    /// The CID
+    cid: String,
+    /// E-mail address of the account [default: the account that was made first]
+    #[arg(long, value_name = "EMAIL")]
+    user: Option<String>,
+    /// A name for the pin
+    #[arg(long)]
+    name: Option<String>,
+    /// Multiaddr of a peer that has the content; may be given several times
+    #[arg(long = "origin", value_name = "MULTIADDR")]
+    origins: Vec<String>,
+    /// A key-value pair; may be given several times
+    #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = pair)]
+    meta: Vec<(String, String)>,
+    /// Print the pin as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    process: ProcessArguments,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be of the form KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Flags of `pinnace pin list`.
@@ -47,7 +80,10 @@ pub(super) struct List {
 pub(super) struct Show {
     /// The id of the pin, which clients see as requestid
     id: PinId,
-    /// Print the answer as JSON
+    /// Show how it goes until it is pinned or has failed; the exit status is 0 when it is pinned
+    #[arg(long)]
+    watch: bool,
+    /// Print the answer as JSON; with --watch a line for each change
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -59,6 +95,9 @@ pub(super) struct Show {
 pub(super) struct One {
     /// The id of the pin, which clients see as requestid
     id: PinId,
+    /// Print what was done as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     process: ProcessArguments,
 }
@@ -76,24 +115,48 @@ fn limit(text: &str) -> Result<usize, String> {
 pub(super) fn run(command: &Command) -> Result<(), CliError> {
     match command {
         Command::List(list) => run_list(list),
-        Command::Show(Show { id, json, process }) => {
-            let answer = process.client()?.get(&format!("/v1/pins/{id}"), &[])?;
+        Command::Add(add) => {
+            let new = NewPin {
+                account: add.user.clone(),
+                cid: add.cid.clone(),
+                name: add.name.clone(),
+                origins: add.origins.clone(),
+                meta: add.meta.iter().cloned().collect(),
+            };
+            let answer = add.process.client()?.send(&Method::POST, "/v1/pins", &new)?;
+            if add.json {
+                return print_json(&answer);
+            }
+            print(&show_text(&pin(answer)?))
+        }
+        Command::Show(Show { id, watch: true, json, process }) => watch::run(&process.client()?, *id, *json),
+        Command::Show(Show { id, json, process, .. }) => {
+            let answer = process.client()?.look_up(&format!("/v1/pins/{id}"), &[])?;
             if *json {
                 return print_json(&answer);
             }
-            let pin: Pin = serde_json::from_value(answer).map_err(ControlError::Unexpected)?;
-            print(&show_text(&pin))
+            print(&show_text(&pin(answer)?))
         }
-        Command::Retry(One { id, process }) => {
-            let answer = process.client()?.post(&format!("/v1/pins/{id}/retry"))?;
-            let pin: Pin = serde_json::from_value(answer).map_err(ControlError::Unexpected)?;
+        Command::Retry(One { id, json, process }) => {
+            let answer = process.client()?.order(&Method::POST, &format!("/v1/pins/{id}/retry"))?;
+            if *json {
+                return print_json(&answer);
+            }
+            let pin = pin(answer)?;
             print(&format!("pin {} is tried again; it is {} now\n", clean(&pin.id), clean(&pin.status)))
         }
-        Command::Remove(One { id, process }) => {
-            process.client()?.delete(&format!("/v1/pins/{id}"))?;
+        Command::Remove(One { id, json, process }) => {
+            process.client()?.order(&Method::DELETE, &format!("/v1/pins/{id}"))?;
+            if *json {
+                return print_json(&serde_json::json!({ "id": id.to_string(), "status": "removed" }));
+            }
             print(&format!("pin {id} is removed\n"))
         }
     }
+}
+
+pub(super) fn pin(answer: Value) -> Result<Pin, ControlError> {
+    serde_json::from_value(answer).map_err(ControlError::Unexpected)
 }
 
 fn run_list(list: &List) -> Result<(), CliError> {
@@ -102,7 +165,7 @@ fn run_list(list: &List) -> Result<(), CliError> {
         let statuses: Vec<&str> = list.status.iter().map(|status| status.as_str()).collect();
         query.push(("status", statuses.join(",")));
     }
-    let answer = list.process.client()?.get("/v1/pins", &query)?;
+    let answer = list.process.client()?.look_up("/v1/pins", &query)?;
     if list.json {
         return print_json(&answer);
     }
@@ -159,6 +222,9 @@ fn show_text(pin: &Pin) -> String {
     for (index, origin) in pin.origins.iter().enumerate() {
         row(if index == 0 { "origins" } else { "" }, origin);
     }
+    for (index, tried) in pin.tried.iter().enumerate() {
+        row(if index == 0 { "tried" } else { "" }, tried);
+    }
     for (key, value) in pin.info.iter().filter(|(key, _)| *key != DETAILS) {
         row(key, value);
     }
@@ -186,6 +252,7 @@ mod tests {
             origins: Vec::new(),
             meta: BTreeMap::new(),
             info: [(DETAILS.to_owned(), details.to_owned())].into(),
+            tried: Vec::new(),
         }
     }
 
@@ -215,6 +282,7 @@ ID    STATUS   AGE  ACCOUNT        CID       NAME
         pin.origins = vec!["/ip4/10.0.0.1/tcp/1".to_owned(), "/ip4/10.0.0.2/tcp/1".to_owned()];
         pin.meta.insert("app".to_owned(), "x".to_owned());
         pin.info.insert("failure".to_owned(), "no_provider".to_owned());
+        pin.tried = vec!["12D3KooWA: connection refused".to_owned(), "12D3KooWB: connected".to_owned()];
         let expected = "\
 id        0190
 status    failed
@@ -225,6 +293,8 @@ name      -
 created   2026-01-31T11:00:00.000Z
 origins   /ip4/10.0.0.1/tcp/1
           /ip4/10.0.0.2/tcp/1
+tried     12D3KooWA: connection refused
+          12D3KooWB: connected
 failure   no_provider
 meta app  x
 ";

@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::signals::Signals;
-use super::{CliError, one_line, runtime, welcome};
+use super::{CliError, one_line, open_files, runtime, welcome};
 use crate::app::App;
 use crate::config::{Config, Flags, Sources};
-use crate::model::limits::SHUTDOWN_MAX;
+use crate::model::limits::{HTTP_CONNECTIONS_MAX, SHUTDOWN_MAX};
 use crate::telemetry;
 
 /// A signal that comes this soon after the first is the same request: `timeout` and some supervisors signal the process,
@@ -41,6 +41,9 @@ pub(super) struct Arguments {
     /// Dial and announce private addresses too, inside the networks of this machine
     #[arg(long)]
     lan: bool,
+    /// How log lines look: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
     /// Print one line of JSON on standard output once everything serves, instead of text
     #[arg(long)]
     ready_json: bool,
@@ -58,6 +61,7 @@ impl Arguments {
             listen: self.listen.clone(),
             external: self.external.clone(),
             lan: self.lan,
+            log_format: self.log_format.clone(),
         }
     }
 }
@@ -67,6 +71,7 @@ pub(super) fn run(arguments: Arguments) -> Result<(), CliError> {
     let flags = arguments.flags();
     let config = Config::load(&Sources::of_process(arguments.config, flags))?;
     telemetry::install(&config.log)?;
+    open_files::raise(HTTP_CONNECTIONS_MAX as u64 + u64::from(config.network.connections_max));
     let stdin_end = arguments.stop_at_eof.then(end_of_stdin).transpose()?;
 
     let runtime = runtime()?;

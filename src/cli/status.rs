@@ -101,7 +101,12 @@ mod tests {
             peers: 2,
             connections: 3,
             pins: PinNumbers { queued: 1, pinning: 2, pinned: 30, failed: 4 },
-            store: StoreSizes { blocks: 5, blocks_bytes_on_disk: 3 << 20, records_bytes_on_disk: 1 << 10 },
+            store: StoreSizes {
+                blocks: 5,
+                segment_bytes: 0,
+                blocks_bytes_on_disk: 3 << 20,
+                records_bytes_on_disk: 1 << 10,
+            },
             verification: Verification {
                 finished: Some("2026-01-29T12:00:00.000Z".to_owned()),
                 running: true,

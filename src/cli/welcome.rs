@@ -44,6 +44,8 @@ struct ReadyLine<'a> {
     multiaddrs: &'a [String],
     pid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     password: Option<&'a str>,
@@ -86,6 +88,7 @@ fn ready_line(ready: &Ready) -> String {
         peer_id: &ready.peer_id,
         multiaddrs: &ready.multiaddrs,
         pid: ready.pid,
+        metrics: ready.metrics.as_deref(),
         email: first_start.map(|first| first.email.as_str()),
         password: first_start.and_then(|first| first.password.as_deref()),
         token: first_start.map(|first| first.token.as_str()),
@@ -100,6 +103,9 @@ fn ready_text(ready: &Ready) -> String {
     for (index, multiaddr) in ready.multiaddrs.iter().enumerate() {
         let label = if index == 0 { "multiaddrs" } else { "          " };
         text.extend(["  ", label, "  ", multiaddr, "\n"]);
+    }
+    if let Some(metrics) = &ready.metrics {
+        text.extend(["  metrics     ", metrics, "\n"]);
     }
     text.push('\n');
     text
@@ -145,6 +151,7 @@ mod tests {
                 "/ip6/::1/tcp/1/p2p/12D3".to_owned(),
             ],
             pid: 7,
+            metrics: None,
             first_start,
         }
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::Config;
+use crate::http::is_base_url;
+use crate::http::options::TlsChoice;
 use crate::model::limits::BLOCK_BYTES_MAX;
 use crate::net::address;
 use crate::telemetry;
@@ -31,6 +33,12 @@ const TOKEN_DAYS_MAX: u32 = 36_500;
 /// Pins that can be fetched at once; each holds a walk and a session.
 const ACTIVE_MAX: usize = 4096;
 
+/// Entries of `http.trusted_proxies`, each of which is compared with the address of each connection and request.
+const PROXIES_MAX: usize = 64;
+
+/// Entries of `http.acme_domains`: authorities take more in one certificate, but prove each at a time.
+const DOMAINS_MAX: usize = 20;
+
 /// Entries of `network.listen` and of `network.external`.
 const ADDRESSES_MAX: usize = 20;
 
@@ -45,6 +53,18 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("data", "a path in quotes"),
     ("http.listen", "an IP address and a port, such as \"127.0.0.1:4080\""),
     ("http.gateway", "true or false"),
+    ("http.trusted_proxies", "at most 64 IP addresses or networks, such as \"127.0.0.1\" or \"10.0.0.0/8\""),
+    ("http.public_url", "a URL such as \"https://pins.example.org\", or \"\" for none"),
+    ("http.tls", "\"off\", \"files\" or \"acme\""),
+    ("http.tls_certificate", "a path in quotes, which http.tls = \"files\" needs and nothing else takes"),
+    ("http.tls_key", "a path in quotes, which http.tls = \"files\" needs and nothing else takes"),
+    (
+        "http.acme_domains",
+        "1 to 20 domains such as \"pins.example.org\", which http.tls = \"acme\" needs and nothing else takes",
+    ),
+    ("http.acme_contact", "an e-mail address in quotes, or \"\" for none"),
+    ("http.acme_directory", "a URL that begins with https://"),
+    ("metrics.listen", "an IP address and a port, such as \"127.0.0.1:9419\", or \"\" for none"),
     (
         "network.listen",
         "1 to 20 multiaddrs of the form \"/ip4/ADDRESS/tcp/PORT\" or \"/ip4/ADDRESS/udp/PORT/quic-v1\", or with /ip6",
@@ -68,7 +88,11 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("pins.retry_min", DURATION),
     ("pins.retry_max", DURATION),
     ("pins.give_up_after", DURATION),
+    ("pins.turn", DURATION),
+    ("pins.lifetime", "a duration of at most ten years such as \"720h\", or \"0s\" for ever"),
     ("pins.blocks_max", "a whole number of at least 1"),
+    ("pins.bytes_max", "a size such as \"1TiB\", or \"0B\" for no bound"),
+    ("pins.depth_max", "a whole number from 1 to 4294967295"),
     ("fetch.bytes_in_flight_max", BUFFER),
     ("fetch.gateways", "true or false"),
     ("auth.admin_email", TEXT),
@@ -76,6 +100,10 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("auth.admin_file", "a path in quotes"),
     ("auth.access_token_days", DAYS),
     ("auth.refresh_token_days", DAYS),
+    ("auth.registration", "\"closed\" or \"open\""),
+    ("auth.quota_bytes", "a size such as \"100GiB\", or \"0B\" for no bound"),
+    ("auth.quota_pins", "a whole number, or 0 for no bound"),
+    ("auth.requests_per_second", "a whole number, or 0 for no bound"),
     ("log.filter", "a level (error, warn, info, debug, trace) or levels for modules, such as \"pinnace=debug,warn\""),
     ("log.format", "\"text\" or \"json\""),
 ];
@@ -95,11 +123,23 @@ pub(super) struct Problem {
 
 /// The first value that can't be used.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let Config { network, store, pins, fetch, auth, log, .. } = config;
+    let Config { http, network, store, pins, fetch, auth, log, .. } = config;
     let size = |size: ByteSize, min: u64| size.as_u64() >= min && usize::try_from(size.as_u64()).is_ok();
     let duration = |duration: Duration| !duration.is_zero() && duration <= DURATION_MAX;
     let days = |days: u32| (1..=TOKEN_DAYS_MAX).contains(&days);
     let checks = [
+        ("http.public_url", http.public_url.is_empty() || is_base_url(&http.public_url)),
+        ("http.tls_certificate", http.tls_certificate.as_os_str().is_empty() != (http.tls == TlsChoice::Files)),
+        ("http.tls_key", http.tls_key.as_os_str().is_empty() != (http.tls == TlsChoice::Files)),
+        (
+            "http.acme_domains",
+            http.acme_domains.is_empty() != (http.tls == TlsChoice::Acme)
+                && http.acme_domains.len() <= DOMAINS_MAX
+                && http.acme_domains.iter().all(|domain| is_domain(domain)),
+        ),
+        ("http.acme_contact", http.acme_contact.is_empty() || http.acme_contact.contains('@')),
+        ("http.acme_directory", http.acme_directory.starts_with("https://") && is_base_url(&http.acme_directory)),
+        ("http.trusted_proxies", http.trusted_proxies.len() <= PROXIES_MAX),
         (
             "network.listen",
             (1..=ADDRESSES_MAX).contains(&network.listen.len()) && network.listen.iter().all(address::can_listen),
@@ -119,7 +159,10 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
         ("pins.retry_min", duration(pins.retry_min)),
         ("pins.retry_max", duration(pins.retry_max)),
         ("pins.give_up_after", duration(pins.give_up_after)),
+        ("pins.turn", duration(pins.turn)),
+        ("pins.lifetime", pins.lifetime <= DURATION_MAX),
         ("pins.blocks_max", pins.blocks_max >= 1),
+        ("pins.depth_max", pins.depth_max >= 1),
         ("fetch.bytes_in_flight_max", size(fetch.bytes_in_flight_max, BUFFER_BYTES_MIN)),
         ("auth.access_token_days", days(auth.access_token_days)),
         ("auth.refresh_token_days", days(auth.refresh_token_days)),
@@ -134,6 +177,17 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
     let error = telemetry::check_filter(&log.filter).err()?;
     let reason = error.source().map(|reason| format!(" ({reason})")).unwrap_or_default();
     Some(Problem { key: "log.filter", expected: format!("{}{reason}", expectation("log.filter").unwrap_or_default()) })
+}
+
+/// Whether this is a name that a certificate from an authority can be for: wildcards need another proof than we give.
+fn is_domain(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label) && name.parse::<std::net::IpAddr>().is_err()
 }
 
 fn seconds(duration: Duration) -> String {

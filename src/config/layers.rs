@@ -10,7 +10,7 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::check::{SECRET_KEYS, expectation};
-use super::{Config, ConfigError, DEFAULTS, Flags, Sources};
+use super::{Config, ConfigError, DEFAULTS, Flags, Setting, Sources};
 
 /// What all variables of pinnace start with.
 const VARIABLE_PREFIX: &str = "PINNACE_";
@@ -83,6 +83,21 @@ impl Layers {
             };
             self.bad_value(&key, &expected)
         })
+    }
+
+    /// Every key with its value and the place that it came from, in the order of the defaults' sections.
+    pub(super) fn settings(&self) -> Vec<Setting> {
+        let keys = schema().map(|schema| known_keys(&schema)).unwrap_or_default();
+        let setting = |(key, default): (String, Value)| {
+            let value = self.figment.find_value(&key).unwrap_or(default);
+            let value = match value.as_str() {
+                Some(text) if SECRET_KEYS.contains(&key.as_str()) && !text.is_empty() => "(hidden)".into(),
+                _ => serde_json::to_value(&value).unwrap_or_default(),
+            };
+            let origin = self.figment.find_metadata(&key).map_or_else(String::new, |from| from.name.to_string());
+            Setting { key, value, origin }
+        };
+        keys.into_iter().map(setting).collect()
     }
 
     /// The error for a value, with the place that it came from.
@@ -186,6 +201,9 @@ fn flag_layers(flags: &Flags) -> Result<Vec<Layer>, ConfigError> {
     }
     if !flags.external.is_empty() {
         push("--external", "network.external", flags.external.clone().into());
+    }
+    if let Some(format) = &flags.log_format {
+        push("--log-format", "log.format", Value::from(format.as_str()));
     }
     if flags.lan {
         push("--lan", "network.profile", Value::from("lan"));

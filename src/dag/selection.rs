@@ -285,7 +285,7 @@ impl Selection {
     }
 
     fn pop(&mut self) -> Option<(Cid, Role)> {
-        let (cid, note) = self.pending.pop_with()?;
+        let (cid, note) = self.pending.pop_with(<[u8]>::to_vec)?;
         let number = |at: usize| {
             let bytes = note.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
             bytes.map_or(0, u64::from_be_bytes)

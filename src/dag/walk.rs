@@ -4,13 +4,13 @@
 //! codec), one that waits costs its CID. It does no I/O and knows no time; obtaining and storing blocks is for the
 //! caller.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use bytes::Bytes;
 use cid::Cid;
 
-use super::links::{LinkError, links};
+use super::links::{LinkError, bytes_told, links};
 use crate::model::CidError;
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids;
@@ -44,11 +44,46 @@ pub enum WalkError {
         source: CidError,
     },
     /// The DAG has more distinct blocks than allowed.
-    #[error("the DAG has more than {blocks_max} blocks")]
+    #[error("the DAG has more than {blocks_max} blocks, which pins.blocks_max of this service allows")]
     TooLarge {
         /// How many blocks are allowed.
         blocks_max: u64,
     },
+    /// The distinct blocks of the DAG have more bytes than allowed.
+    #[error("the DAG has more than {bytes_max} bytes, which pins.bytes_max of this service allows")]
+    TooManyBytes {
+        /// How many bytes are allowed.
+        bytes_max: u64,
+    },
+    /// A block is further from the root than allowed.
+    #[error(
+        "the DAG has blocks that are more than {depth_max} links away from its root, which pins.depth_max of this service allows"
+    )]
+    TooDeep {
+        /// How many links are allowed.
+        depth_max: u32,
+    },
+}
+
+/// What a DAG may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalkLimits {
+    /// Distinct blocks.
+    pub blocks_max: u64,
+    /// Bytes of the distinct blocks.
+    pub bytes_max: u64,
+    /// Links from the root to a block, on the way on which it is found first.
+    pub depth_max: u32,
+}
+
+impl WalkLimits {
+    /// Any DAG.
+    pub const NONE: Self = Self { blocks_max: u64::MAX, bytes_max: u64::MAX, depth_max: u32::MAX };
+
+    /// Whether a DAG of so many blocks and bytes is within them.
+    pub fn allow(&self, blocks: u64, bytes: u64) -> bool {
+        blocks <= self.blocks_max && bytes <= self.bytes_max
+    }
 }
 
 /// A walk over the distinct blocks (multihash and codec) of one DAG, depth first and in the order of the links, so
@@ -62,32 +97,35 @@ pub struct Walk {
     keyed: KeyedHash,
     /// Every block that was ever found, done or not.
     seen: HashSet<u128>,
-    outstanding: HashSet<u128>,
+    /// With the number of links from the root.
+    outstanding: HashMap<u128, u32>,
     pending: CidStack,
-    blocks_max: u64,
+    limits: WalkLimits,
     done: u64,
     bytes: u64,
+    bytes_told: Option<u64>,
 }
 
 impl Walk {
-    /// A walk from `root` that fails when the DAG has more than `blocks_max` distinct blocks.
+    /// A walk from `root` that fails when the DAG is more than `limits` allow.
     ///
     /// If `root` is an identity CID, it counts for nothing and the walk begins with what it links to.
-    pub fn new(root: Cid, blocks_max: u64) -> Result<Self, WalkError> {
+    pub fn new(root: Cid, limits: WalkLimits) -> Result<Self, WalkError> {
         cids::check(&root)?;
         let mut walk = Self {
             keyed: KeyedHash::default(),
             seen: HashSet::new(),
-            outstanding: HashSet::new(),
+            outstanding: HashMap::new(),
             pending: CidStack::default(),
-            blocks_max,
+            limits,
             done: 0,
             bytes: 0,
+            bytes_told: None,
         };
         if root.hash().code() == IDENTITY_HASH {
-            walk.add_children(&root, &Bytes::copy_from_slice(root.hash().digest()))?;
+            walk.add_children(&root, &Bytes::copy_from_slice(root.hash().digest()), 0)?;
         } else {
-            walk.push(&[root])?;
+            walk.push(&[root], 0)?;
         }
         Ok(walk)
     }
@@ -95,8 +133,9 @@ impl Walk {
     /// The next CID to obtain; `None` when none is known right now. It is never an identity CID.
     #[expect(clippy::should_implement_trait, reason = "a walk goes on after `None`, when blocks were added")]
     pub fn next(&mut self) -> Option<Cid> {
-        let cid = self.pending.pop()?;
-        self.outstanding.insert(self.keyed.hash(&cid));
+        let (cid, depth) =
+            self.pending.pop_with(|note| note.first_chunk().map_or(0, |depth| u32::from_le_bytes(*depth)))?;
+        self.outstanding.insert(self.keyed.hash(&cid), depth);
         Some(cid)
     }
 
@@ -105,28 +144,36 @@ impl Walk {
     /// A block that isn't outstanding, such as one that came twice, changes nothing.
     pub fn add_block(&mut self, cid: &Cid, data: &Bytes) -> Result<usize, WalkError> {
         let key = self.keyed.hash(cid);
-        if !self.outstanding.contains(&key) {
-            return Ok(0);
+        let Some(depth) = self.outstanding.get(&key).copied() else { return Ok(0) };
+        if depth == 0 {
+            self.bytes_told = bytes_told(cid, data);
         }
-        let new = self.add_children(cid, data)?;
+        let new = self.add_children(cid, data, depth)?;
+        self.count(data.len() as u64)?;
         self.outstanding.remove(&key);
-        self.done += 1;
-        self.bytes += data.len() as u64;
         Ok(new)
     }
 
     /// Takes an outstanding CID whose block has no links, by its size alone: a held leaf needn't be read to be counted.
-    pub fn add_leaf(&mut self, cid: &Cid, bytes: u64) {
-        if self.outstanding.remove(&self.keyed.hash(cid)) {
-            self.done += 1;
-            self.bytes += bytes;
+    pub fn add_leaf(&mut self, cid: &Cid, bytes: u64) -> Result<(), WalkError> {
+        match self.outstanding.remove(&self.keyed.hash(cid)) {
+            Some(_) => self.count(bytes),
+            None => Ok(()),
         }
+    }
+
+    /// One block more is there.
+    fn count(&mut self, bytes: u64) -> Result<(), WalkError> {
+        self.done += 1;
+        self.bytes += bytes;
+        let bytes_max = self.limits.bytes_max;
+        if self.bytes > bytes_max { Err(WalkError::TooManyBytes { bytes_max }) } else { Ok(()) }
     }
 
     /// Returns an outstanding CID that couldn't be obtained: it comes next again.
     pub fn give_back(&mut self, cid: &Cid) {
-        if self.outstanding.remove(&self.keyed.hash(cid)) {
-            self.pending.push(cid);
+        if let Some(depth) = self.outstanding.remove(&self.keyed.hash(cid)) {
+            self.pending.push_with(cid, &depth.to_le_bytes());
         }
     }
 
@@ -145,6 +192,11 @@ impl Walk {
         self.bytes
     }
 
+    /// The bytes of the whole DAG, as its root says, if it does: see [`bytes_told`].
+    pub fn bytes_told(&self) -> Option<u64> {
+        self.bytes_told
+    }
+
     /// CIDs that [`Walk::next`] can hand out.
     pub fn pending_len(&self) -> usize {
         self.pending.len
@@ -160,27 +212,31 @@ impl Walk {
         self.pending.len == 0 && self.outstanding.is_empty()
     }
 
-    fn add_children(&mut self, parent: &Cid, data: &Bytes) -> Result<usize, WalkError> {
+    fn add_children(&mut self, parent: &Cid, data: &Bytes, depth: u32) -> Result<usize, WalkError> {
         let children = links(parent, data).map_err(|source| WalkError::Invalid { cid: *parent, source })?;
         for child in &children {
             cids::check(child).map_err(|source| WalkError::Unsupported { parent: *parent, child: *child, source })?;
         }
-        self.push(&children)
+        self.push(&children, depth.saturating_add(1))
     }
 
-    /// Makes the CIDs that are new pending, the first of them on top.
-    fn push(&mut self, cids: &[Cid]) -> Result<usize, WalkError> {
+    /// Makes the CIDs that are new pending, the first of them on top; they are `depth` links away from the root.
+    fn push(&mut self, cids: &[Cid], depth: u32) -> Result<usize, WalkError> {
+        let WalkLimits { blocks_max, depth_max, .. } = self.limits;
         let mut new = Vec::new();
         for cid in cids {
             if self.seen.insert(self.keyed.hash(cid)) {
-                if self.seen.len() as u64 > self.blocks_max {
-                    return Err(WalkError::TooLarge { blocks_max: self.blocks_max });
+                if self.seen.len() as u64 > blocks_max {
+                    return Err(WalkError::TooLarge { blocks_max });
+                }
+                if depth > depth_max {
+                    return Err(WalkError::TooDeep { depth_max });
                 }
                 new.push(cid);
             }
         }
         for cid in new.iter().rev() {
-            self.pending.push(cid);
+            self.pending.push_with(cid, &depth.to_le_bytes());
         }
         Ok(new.len())
     }
@@ -189,7 +245,7 @@ impl Walk {
 /// Two 64-bit SipHash values under random keys: nobody can make two blocks collide on purpose, and a collision by
 /// chance among ten million blocks has odds of one in 10²⁴.
 #[derive(Debug)]
-pub(super) struct KeyedHash {
+pub struct KeyedHash {
     high: RandomState,
     low: RandomState,
     /// The standard library may derive the keys of two states from one another; this sets the two hashes apart.
@@ -203,7 +259,8 @@ impl Default for KeyedHash {
 }
 
 impl KeyedHash {
-    pub(super) fn hash(&self, cid: &Cid) -> u128 {
+    /// What stands for the block with this multihash and codec, whatever the version of the CID.
+    pub fn hash(&self, cid: &Cid) -> u128 {
         let half = |state: &RandomState, salt: &[u8]| {
             let mut hasher = state.build_hasher();
             hasher.write(salt);
@@ -225,10 +282,6 @@ pub(super) struct CidStack {
 }
 
 impl CidStack {
-    fn push(&mut self, cid: &Cid) {
-        self.push_with(cid, &[]);
-    }
-
     /// Pushes a CID with a note of at most 100 bytes.
     pub(super) fn push_with(&mut self, cid: &Cid, note: &[u8]) {
         let start = self.buffer.len();
@@ -241,22 +294,19 @@ impl CidStack {
         self.len += 1;
     }
 
-    fn pop(&mut self) -> Option<Cid> {
-        self.pop_with().map(|(cid, _)| cid)
-    }
-
-    pub(super) fn pop_with(&mut self) -> Option<(Cid, Vec<u8>)> {
+    /// The CID that was pushed last, with what `read` makes of its note.
+    pub(super) fn pop_with<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<(Cid, T)> {
         let length = usize::from(self.buffer.pop()?);
         let start = self.buffer.len().checked_sub(length)?;
-        let read =
-            self.buffer.get(start..).map(|mut bytes| Cid::read_bytes(&mut bytes).map(|cid| (cid, bytes.to_vec())));
+        let popped =
+            self.buffer.get(start..).map(|mut bytes| Cid::read_bytes(&mut bytes).map(|cid| (cid, read(bytes))));
         self.buffer.truncate(start);
         self.len -= 1;
         if self.buffer.capacity() > 1024 * 1024 && self.buffer.len() < self.buffer.capacity() / 4 {
             self.buffer.shrink_to(self.buffer.capacity() / 2);
         }
         #[expect(clippy::expect_used, reason = "the bytes are those that `push_with` wrote")]
-        Some(read.and_then(Result::ok).expect("a CID that was pushed reads back"))
+        Some(popped.and_then(Result::ok).expect("a CID that was pushed reads back"))
     }
 
     /// Memory that it takes, in bytes.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cid::Cid;
 
 use crate::bitswap::session::{Action, Session};
-use crate::dag::walk::{Walk, WalkError};
+use crate::dag::walk::{Walk, WalkError, WalkLimits};
 use crate::model::Block;
 use crate::net::SessionEvent;
 
@@ -76,10 +76,14 @@ pub struct FetchProgress {
     pub blocks_known: u64,
     /// Bytes of the durable blocks.
     pub bytes_fetched: u64,
+    /// Bytes of the whole DAG, as its root says, if it does.
+    pub bytes_told: Option<u64>,
     /// Bytes per second, lately.
     pub bytes_per_second: u64,
     /// Peers that are asked for blocks.
     pub providers: usize,
+    /// When the first block came, if one did.
+    pub first_block_at: Option<Instant>,
     /// When the last block came, if one did.
     pub last_block_at: Option<Instant>,
     /// When the fetch began.
@@ -93,8 +97,10 @@ impl FetchProgress {
             blocks_fetched: 0,
             blocks_known: 1,
             bytes_fetched: 0,
+            bytes_told: None,
             bytes_per_second: 0,
             providers: 0,
+            first_block_at: None,
             last_block_at: None,
             began_at: now,
         }
@@ -113,8 +119,8 @@ pub struct LocalDag {
 /// What bounds one fetch.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchLimits {
-    /// Distinct blocks of the DAG.
-    pub blocks_max: u64,
+    /// What the DAG may be.
+    pub dag: WalkLimits,
     /// How long it may go without a block.
     pub stall_timeout: Duration,
 }
@@ -181,7 +187,7 @@ impl FetchCore {
     pub fn new(root: Cid, limits: FetchLimits, now: Instant) -> Result<Self, CoreError> {
         Ok(Self {
             limits,
-            walk: Walk::new(root, limits.blocks_max)?,
+            walk: Walk::new(root, limits.dag)?,
             session: Session::new(),
             looking_up: false,
             putting: 0,
@@ -254,7 +260,7 @@ impl FetchCore {
                 Held::Later => {}
                 Held::No => self.session.want(cid),
                 Held::Leaf(bytes) => {
-                    self.walk.add_leaf(&cid, u64::from(bytes));
+                    self.walk.add_leaf(&cid, u64::from(bytes))?;
                     self.progress.blocks_fetched += 1;
                     self.progress.bytes_fetched += u64::from(bytes);
                 }
@@ -279,6 +285,7 @@ impl FetchCore {
                 let bytes = block.data().len() as u64;
                 if self.session.handle_block(from, block.cid(), bytes, now) {
                     self.walk.add_block(block.cid(), block.data())?;
+                    self.progress.first_block_at.get_or_insert(now);
                     self.progress.last_block_at = Some(now);
                     self.quiet_since = now;
                     self.unstored_bytes += bytes;
@@ -351,6 +358,7 @@ impl FetchCore {
             self.progress.bytes_per_second = u64::try_from(rate).unwrap_or(u64::MAX);
         }
         self.progress.blocks_known = self.walk.known();
+        self.progress.bytes_told = self.walk.bytes_told();
         self.progress.providers = self.session.providers();
         self.progress
     }

@@ -1,5 +1,6 @@
 //! Bodies of requests: bounded in size, number and time, JSON or a form, and refused with a sentence that helps.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Form;
@@ -13,10 +14,12 @@ use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::auth::ClientAddress;
 use super::error::ApiError;
+use super::shares::{Share, Shares};
 use crate::model::limits::{
-    HTTP_ANONYMOUS_BODIES_BYTES_MAX, HTTP_ANONYMOUS_BODY_BYTES_MAX, HTTP_BODIES_BYTES_MAX, HTTP_BODY_BYTES_MAX,
-    HTTP_BODY_MAX,
+    HTTP_ANONYMOUS_BODIES_BYTES_MAX, HTTP_ANONYMOUS_BODIES_PER_ADDRESS_BYTES_MAX, HTTP_ANONYMOUS_BODY_BYTES_MAX,
+    HTTP_BODIES_BYTES_MAX, HTTP_BODIES_PER_ADDRESS_BYTES_MAX, HTTP_BODY_BYTES_MAX, HTTP_BODY_MAX,
 };
 
 /// How much of a body that is too large is still read, in bytes, so that its sender gets to read the answer.
@@ -24,12 +27,14 @@ const DRAINED_BYTES_MAX: usize = 4 * HTTP_BODY_BYTES_MAX;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// Bodies of one kind: how large one may be, and all of them together. The server sets it on each request.
+/// Bodies of one kind: how large one may be, all of one address, and all of them together. The server sets it on each
+/// request.
 #[derive(Debug, Clone)]
 struct Budget {
     body_bytes_max: usize,
     /// What to do about a body that is too large.
     advice: &'static str,
+    of_addresses: Shares,
     free_bytes: Arc<Semaphore>,
 }
 
@@ -42,18 +47,25 @@ pub(super) struct Budgets {
 
 impl Budgets {
     pub(super) fn new() -> Self {
-        let budget = |body_bytes_max, bodies_bytes_max, advice| Budget {
+        let budget = |body_bytes_max, address_bytes_max, bodies_bytes_max, advice| Budget {
             body_bytes_max,
             advice,
+            of_addresses: Shares::new(address_bytes_max),
             free_bytes: Arc::new(Semaphore::new(bodies_bytes_max)),
         };
         Self {
             anonymous: budget(
                 HTTP_ANONYMOUS_BODY_BYTES_MAX,
+                HTTP_ANONYMOUS_BODIES_PER_ADDRESS_BYTES_MAX,
                 HTTP_ANONYMOUS_BODIES_BYTES_MAX,
                 "send only the fields that are needed",
             ),
-            authorized: budget(HTTP_BODY_BYTES_MAX, HTTP_BODIES_BYTES_MAX, "shorten \"meta\" or \"origins\""),
+            authorized: budget(
+                HTTP_BODY_BYTES_MAX,
+                HTTP_BODIES_PER_ADDRESS_BYTES_MAX,
+                HTTP_BODIES_BYTES_MAX,
+                "shorten \"meta\" or \"origins\"",
+            ),
         }
     }
 
@@ -67,6 +79,7 @@ impl Budgets {
 struct Held {
     bytes: Bytes,
     _share: OwnedSemaphorePermit,
+    _of_address: Option<Share>,
 }
 
 /// A JSON body of a request with a token: that must have been looked at before.
@@ -77,10 +90,10 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let Held { bytes, _share } = Budgets::of(&parts)?.authorized.read(body).await?;
+        let Held { bytes, .. } = &Budgets::of(&parts)?.authorized.read(address(&parts), body).await?;
         match media_type(&parts.headers).as_deref() {
-            None => json(&bytes).map(Self),
-            Some(given) if is_json(given) => json(&bytes).map(Self),
+            None => json(bytes).map(Self),
+            Some(given) if is_json(given) => json(bytes).map(Self),
             Some(_) => {
                 Err(ApiError::bad_request("the body must be JSON; send it with \"Content-Type: application/json\""))
             }
@@ -96,16 +109,21 @@ impl<T: DeserializeOwned + Send, S: Sync> FromRequest<S> for FieldsBody<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let Held { bytes, _share } = Budgets::of(&parts)?.anonymous.read(body).await?;
+        let Held { bytes, .. } = &Budgets::of(&parts)?.anonymous.read(address(&parts), body).await?;
         match media_type(&parts.headers).as_deref() {
-            None => json(&bytes).map(Self),
-            Some(given) if is_json(given) => json(&bytes).map(Self),
-            Some(FORM) => form(bytes).await.map(Self),
+            None => json(bytes).map(Self),
+            Some(given) if is_json(given) => json(bytes).map(Self),
+            Some(FORM) => form(bytes.clone()).await.map(Self),
             Some(_) => Err(ApiError::bad_request(format!(
                 "the body must be JSON or a form; send it with \"Content-Type: application/json\" or \"{FORM}\""
             ))),
         }
     }
+}
+
+/// Whose share of the bodies a request uses; none on the socket for commands.
+fn address(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get().map(|ClientAddress(address)| *address)
 }
 
 fn media_type(headers: &HeaderMap) -> Option<String> {
@@ -137,7 +155,7 @@ async fn form<T: DeserializeOwned>(bytes: Bytes) -> Result<T, ApiError> {
 }
 
 impl Budget {
-    async fn read(&self, body: Body) -> Result<Held, ApiError> {
+    async fn read(&self, address: Option<IpAddr>, body: Body) -> Result<Held, ApiError> {
         let announced = body.size_hint().upper();
         if announced.is_some_and(|bytes| bytes > DRAINED_BYTES_MAX as u64) {
             return Err(self.too_large());
@@ -146,9 +164,14 @@ impl Budget {
         let share_bytes = announced.unwrap_or(self.body_bytes_max).min(self.body_bytes_max);
         let read = async {
             let permits = u32::try_from(share_bytes).unwrap_or(u32::MAX);
+            // The own share comes first: who waits for it holds up nobody else.
+            let of_address = match address {
+                Some(address) => Some(self.of_addresses.take(address, permits).await.ok_or_else(ApiError::internal)?),
+                None => None,
+            };
             let share = Arc::clone(&self.free_bytes).acquire_many_owned(permits).await;
             let share = share.map_err(|_| ApiError::internal())?;
-            Ok(Held { bytes: self.collect(body, share_bytes).await?, _share: share })
+            Ok(Held { bytes: self.collect(body, share_bytes).await?, _share: share, _of_address: of_address })
         };
         tokio::time::timeout(HTTP_BODY_MAX, read).await.map_err(|_| ApiError::body_timeout(HTTP_BODY_MAX))?
     }
@@ -183,32 +206,57 @@ mod tests {
     use std::pin::pin;
     use std::task::Poll;
 
+    fn budget(address_bytes_max: usize) -> Budget {
+        Budget {
+            body_bytes_max: 8,
+            advice: "",
+            of_addresses: Shares::new(address_bytes_max),
+            free_bytes: Arc::new(Semaphore::new(10)),
+        }
+    }
+
     #[tokio::test]
     async fn bodies_wait_for_their_share_and_keep_it_until_they_are_parsed() {
-        let budget = Budget { body_bytes_max: 8, advice: "", free_bytes: Arc::new(Semaphore::new(10)) };
-        let announced = budget.read(Body::from("12345")).await.unwrap();
+        let budget = budget(10);
+        let announced = budget.read(None, Body::from("12345")).await.unwrap();
         assert_eq!(budget.free_bytes.available_permits(), 5);
         // One that doesn't tell its length may have the largest.
         let chunks = futures::stream::iter([Ok::<_, std::io::Error>("12"), Ok("34")]);
-        let mut chunked = pin!(budget.read(Body::from_stream(chunks)));
+        let mut chunked = pin!(budget.read(None, Body::from_stream(chunks)));
         assert!(poll!(chunked.as_mut()).is_pending());
         drop(announced);
         let Poll::Ready(chunked) = poll!(chunked) else { panic!("still waiting") };
         let chunked = chunked.unwrap();
         assert_eq!((&chunked.bytes[..], budget.free_bytes.available_permits()), (&b"1234"[..], 2));
-        budget.read(Body::empty()).await.unwrap();
+        budget.read(None, Body::empty()).await.unwrap();
         drop(chunked);
         assert_eq!(budget.free_bytes.available_permits(), 10);
     }
 
     #[tokio::test]
     async fn a_body_that_is_too_large_gives_its_share_back() {
-        let budget = Budget { body_bytes_max: 8, advice: "", free_bytes: Arc::new(Semaphore::new(10)) };
-        budget.read(Body::from("12345678")).await.unwrap();
-        budget.read(Body::from("123456789")).await.unwrap_err();
-        budget.read(Body::from(vec![0; DRAINED_BYTES_MAX + 1])).await.unwrap_err();
+        let budget = budget(10);
+        budget.read(None, Body::from("12345678")).await.unwrap();
+        budget.read(None, Body::from("123456789")).await.unwrap_err();
+        budget.read(None, Body::from(vec![0; DRAINED_BYTES_MAX + 1])).await.unwrap_err();
         let chunks = ["12345", "67890"].map(Ok::<_, std::io::Error>);
-        budget.read(Body::from_stream(futures::stream::iter(chunks))).await.unwrap_err();
+        budget.read(None, Body::from_stream(futures::stream::iter(chunks))).await.unwrap_err();
         assert_eq!(budget.free_bytes.available_permits(), 10);
+    }
+
+    #[tokio::test]
+    async fn an_address_waits_for_its_own_bodies_and_not_for_those_of_others() {
+        let budget = budget(8);
+        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(|address| Some(IpAddr::from(address)));
+        let stalled = || Body::from_stream(futures::stream::pending::<Result<&str, std::io::Error>>());
+        let mut first = Box::pin(budget.read(one, stalled()));
+        let mut second = Box::pin(budget.read(one, stalled()));
+        assert!(poll!(first.as_mut()).is_pending() && poll!(second.as_mut()).is_pending());
+        assert_eq!(budget.free_bytes.available_permits(), 2, "the second holds nothing yet");
+        budget.read(other, Body::from("12")).await.unwrap();
+        let mut third = pin!(budget.read(one, Body::from("12")));
+        assert!(poll!(third.as_mut()).is_pending());
+        drop((first, second));
+        third.await.unwrap();
     }
 }

@@ -8,18 +8,18 @@ mod backup;
 mod car;
 mod frames;
 mod gc;
-mod pins;
 #[cfg(unix)]
 mod socket;
-mod status;
+pub(super) mod status;
 mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::extract::{FromRef, State};
 use axum::http::Uri;
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use jiff::Timestamp;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -27,15 +27,20 @@ pub use backup::Backup;
 pub use car::{ImportedPin, Imports};
 pub use frames::{Frame, FrameReader, NoFrame};
 pub use gc::Gc;
-pub use pins::{Pin, PinList};
 #[cfg(unix)]
 pub use socket::ControlSocket;
 pub use status::{Addresses, PinNumbers, Status, StoreSizes, Verification};
 pub use verify::{DamagedPin, Verify};
 
+use super::admin::{self, AdminState};
+use super::check;
 use super::error::{self, ApiError};
+use super::front::Front;
 use super::router::panicked;
+use crate::auth::Accounts;
+use crate::model::Traffic;
 use crate::net::NodeHandle;
+use crate::net::probe::Prober;
 use crate::pins::PinService;
 use crate::store::backup::Backups;
 use crate::store::blocks::{BlockReader, BlockWriter};
@@ -45,10 +50,16 @@ use crate::store::verify::Verifier;
 /// What the handlers work with.
 #[derive(Debug, Clone)]
 pub struct ControlState {
+    /// The accounts.
+    pub accounts: Arc<Accounts>,
+    /// Blocks that were fetched.
+    pub fetched: Arc<Traffic>,
     /// The pins.
     pub pins: PinService,
     /// The node.
     pub node: NodeHandle,
+    /// What looks at the node from the outside.
+    pub prober: Prober,
     /// The blocks.
     pub blocks: BlockReader,
     /// What stores blocks.
@@ -59,6 +70,8 @@ pub struct ControlState {
     pub verifier: Arc<Verifier>,
     /// What writes backups.
     pub backups: Arc<Backups>,
+    /// What stands between the API's socket and its handlers.
+    pub front: Front,
     /// What doesn't change while the process runs.
     pub process: Arc<ProcessFacts>,
 }
@@ -76,6 +89,14 @@ pub struct ProcessFacts {
     pub blocks_file: PathBuf,
     /// The file of the records.
     pub records_file: PathBuf,
+    /// The configuration that it was started with, as JSON without secrets.
+    pub config: serde_json::Value,
+}
+
+impl FromRef<ControlState> for AdminState {
+    fn from_ref(state: &ControlState) -> Self {
+        Self { accounts: Arc::clone(&state.accounts), pins: state.pins.clone() }
+    }
 }
 
 /// Every path that is served.
@@ -86,15 +107,20 @@ fn router(state: ControlState) -> Router {
         .route("/v1/gc", get(gc::get).post(gc::begin))
         .route("/v1/verify", get(verify::get).post(verify::begin))
         .route("/v1/backup", get(backup::get).post(backup::begin))
+        .route("/v1/check/{cid}", get(check::of_cid))
         .route("/v1/export/{cid}", get(car::export))
         .route("/v1/import", post(car::import))
-        .route("/v1/pins", get(pins::list))
-        .route("/v1/pins/{id}", get(pins::get).delete(pins::remove))
-        .route("/v1/pins/{id}/retry", post(pins::retry))
+        .route("/v1/config", get(config))
+        .nest("/v1", admin::routes::<ControlState>().into())
         .fallback(not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .with_state(state)
         .layer(CatchPanicLayer::custom(panicked))
+}
+
+/// The configuration that the process was started with.
+async fn config(State(state): State<ControlState>) -> Json<serde_json::Value> {
+    Json(state.process.config.clone())
 }
 
 /// Answers on every path that isn't served.

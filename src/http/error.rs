@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::auth::AuthError;
+use crate::net::probe::ProbeError;
 use crate::pins::PinError;
+
+/// How many requests a token may make now.
+pub(super) const RATE_LIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
 /// The request can't be understood or accepted.
 const BAD_REQUEST: &str = "BAD_REQUEST";
@@ -20,6 +25,8 @@ const UNAUTHORIZED: &str = "UNAUTHORIZED";
 const FORBIDDEN: &str = "FORBIDDEN";
 /// There is no such path or pin.
 const NOT_FOUND: &str = "NOT_FOUND";
+/// The account has used up what it may.
+const INSUFFICIENT_FUNDS: &str = "INSUFFICIENT_FUNDS";
 /// The path knows other methods.
 const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
 /// Something is in no state for this.
@@ -42,22 +49,28 @@ pub(super) struct ApiError {
     reason: &'static str,
     details: String,
     wait: Option<Duration>,
+    /// Whether the token has no request left for now.
+    is_rate_limited: bool,
 }
 
-#[derive(Serialize)]
-struct Failure {
+/// Why a request failed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Failure {
     error: FailureError,
 }
 
-#[derive(Serialize)]
+/// What is wrong, for programs and for people.
+#[derive(Serialize, ToSchema)]
 struct FailureError {
+    /// A constant in capitals.
     reason: &'static str,
+    /// A sentence that says what to do.
     details: String,
 }
 
 impl ApiError {
     fn new(status: StatusCode, reason: &'static str, details: impl Into<String>) -> Self {
-        Self { status, reason, details: details.into(), wait: None }
+        Self { status, reason, details: details.into(), wait: None, is_rate_limited: false }
     }
 
     pub(super) fn bad_request(details: impl Into<String>) -> Self {
@@ -76,8 +89,20 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, CONFLICT, details)
     }
 
+    pub(super) fn forbidden(details: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, FORBIDDEN, details)
+    }
+
+    pub(super) fn no_such_token() -> Self {
+        Self::not_found("this account has no token with this id; list the tokens to see which it has")
+    }
+
     pub(super) fn no_such_pin() -> Self {
         Self::not_found("this account has no pin with this requestid; list the pins to see which it has")
+    }
+
+    pub(super) fn no_webhook() -> Self {
+        Self::not_found("this account has no webhook; set one with a PUT")
     }
 
     pub(super) fn stopping() -> Self {
@@ -86,6 +111,11 @@ impl ApiError {
             SERVICE_UNAVAILABLE,
             "the service is stopping; send the request again in a moment",
         )
+    }
+
+    /// Not now; the sentence says what to do instead.
+    pub(super) fn unavailable(details: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVICE_UNAVAILABLE, details)
     }
 
     pub(super) fn too_large(bytes_max: usize, advice: &str) -> Self {
@@ -128,6 +158,10 @@ impl IntoResponse for ApiError {
         if let Some(wait) = self.wait {
             response.headers_mut().insert(RETRY_AFTER, seconds_up(wait).into());
         }
+        if self.is_rate_limited {
+            // Clients that know this header sleep.
+            response.headers_mut().insert(RATE_LIMIT_REMAINING, HeaderValue::from_static("0"));
+        }
         response
     }
 }
@@ -138,14 +172,36 @@ impl From<AuthError> for ApiError {
             AuthError::WrongCredentials => Self::unauthorized("the e-mail address or the password is wrong"),
             AuthError::InvalidToken(reason) => Self::unauthorized(*reason),
             AuthError::MissingScope(scope) => {
-                let details = format!("the token lacks the scope \"{scope}\"; use one that has it");
-                Self::new(StatusCode::FORBIDDEN, FORBIDDEN, details)
+                Self::forbidden(format!("the token lacks the scope \"{scope}\"; use one that has it"))
+            }
+            AuthError::WrongPassword => Self::forbidden("\"current_password\" is wrong; nothing was changed"),
+            AuthError::LoginNeeded => {
+                Self::forbidden("a device's token can't do this; log in and use the access token that you get")
+            }
+            AuthError::NotAdmin => Self::forbidden("only admins may do this; ask the operator of this service"),
+            AuthError::RegistrationClosed => {
+                Self::forbidden("nobody can make an account here; ask the operator of this service for one")
+            }
+            AuthError::EmailTaken => {
+                Self::conflict("there is an account with this e-mail address already; log in to it, or choose another")
+            }
+            AuthError::LastAdmin => {
+                Self::conflict("this is the last active admin; make another account an admin first")
+            }
+            AuthError::TooManyTokens => Self::conflict(format!("{error}; revoke some that are no longer used")),
+            AuthError::NoSuchAccount(_) => Self::not_found(error.to_string()),
+            AuthError::NoSuchToken => Self::no_such_token(),
+            AuthError::TooManyRequests { per_second, wait } => {
+                let details = format!("this token makes more than {per_second} requests a second");
+                Self { is_rate_limited: true, ..Self::wait(*wait, &details) }
             }
             AuthError::TooManyAttempts { wait } => {
                 Self::wait(*wait, "too many failed logins for this account from this address")
             }
             AuthError::Busy => Self::wait(Duration::from_secs(1), "too many logins at the same time"),
-            AuthError::BadTokenName | AuthError::BadAccount(_) => Self::bad_request(error.to_string()),
+            AuthError::BadTokenName | AuthError::BadAccount(_) | AuthError::BadToken(_) | AuthError::BadLifetime => {
+                Self::bad_request(error.to_string())
+            }
             AuthError::BadAdmin(_) | AuthError::Records(_) | AuthError::Hash(_) | AuthError::Sign(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::internal()
@@ -158,7 +214,10 @@ impl From<PinError> for ApiError {
     fn from(error: PinError) -> Self {
         match error {
             PinError::Invalid(details) => Self::bad_request(details),
+            PinError::NoSuchAccount(details) => Self::not_found(details),
             PinError::NotFound => Self::no_such_pin(),
+            PinError::OverQuota(details) => Self::new(StatusCode::CONFLICT, INSUFFICIENT_FUNDS, details),
+            PinError::AccountClosed => Self::unauthorized("the account of this token is gone; log in to another one"),
             PinError::TooFast { wait } => Self::wait(wait, "this account makes more than 1,000 pins a second"),
             PinError::Records(error) => {
                 tracing::error!(%error, "a request failed");
@@ -170,10 +229,19 @@ impl From<PinError> for ApiError {
     }
 }
 
+impl From<ProbeError> for ApiError {
+    fn from(error: ProbeError) -> Self {
+        let ProbeError::Busy { wait } = error;
+        Self::wait(wait, &error.to_string())
+    }
+}
+
 /// Answers on every path that isn't served.
 pub(super) async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(100).collect();
-    let details = format!("there is nothing at {path}; the pinning API is at /api/psa, accounts are at /api/auth");
+    let details = format!(
+        "there is nothing at {path}; the pinning API is at /api/psa, accounts are at /api/auth, and /api/docs describes both"
+    );
     ApiError::not_found(details)
 }
 

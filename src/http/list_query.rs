@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::extract::Query as UrlQuery;
 use axum::http::Uri;
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
 use crate::model::limits::{FILTER_CIDS_MAX, NAME_CHARS_MAX, PAGE_PINS_MAX};
@@ -17,8 +18,12 @@ const SINGLE: [&str; 5] = ["name", "match", "before", "after", "limit"];
 
 /// The filters that a URL asks for.
 pub(super) fn parse(uri: &Uri) -> Result<Query, ApiError> {
-    let UrlQuery(pairs) = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|_| ApiError::bad_request("the query string can't be read: percent-encode its values"))?;
+    let unreadable = || ApiError::bad_request("the query string can't be read: percent-encode its values, as UTF-8");
+    // The reader below would put something else in the place of bytes that are none.
+    if percent_decode_str(uri.query().unwrap_or_default()).decode_utf8().is_err() {
+        return Err(unreadable());
+    }
+    let UrlQuery(pairs) = UrlQuery::<Vec<(String, String)>>::try_from_uri(uri).map_err(|_| unreadable())?;
     let mut query = Query::default();
     let mut cids = 0;
     let mut seen = BTreeSet::new();

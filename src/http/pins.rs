@@ -10,9 +10,10 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::AppState;
-use super::auth::{Reader, Writer};
+use super::access::{Reader, Writer, owner};
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::list_query;
@@ -21,11 +22,20 @@ use crate::pins::{PinInput, PinView};
 
 /// The specification's `Pin`, as clients send it. Absent and `null` are the same, since generated clients differ in
 /// how they leave out a field; unknown fields are left alone, as the schema allows them.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewPin, description = "What to pin.")]
 pub(super) struct PinBody {
+    /// The CID of the content.
+    #[schema(value_type = String, format = "cid", example = "bafkqaaa")]
     cid: Option<String>,
+    /// A name for it.
+    #[schema(max_length = 255)]
     name: Option<String>,
+    /// Multiaddrs of peers that have it.
     origins: Option<Vec<String>>,
+    /// Key-value pairs of the client's own. With the key `pinnace.expires_at`, a time that is to come as in RFC 3339, the pin is
+    /// removed at that time.
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
     meta: Option<BTreeMap<String, String>>,
 }
 
@@ -44,32 +54,48 @@ impl TryFrom<PinBody> for PinInput {
 }
 
 /// The specification's `Pin`, as clients get it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pin, description = "What is pinned.")]
 struct PinJson {
+    /// The CID as it was asked for.
     cid: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255, nullable = false)]
     name: Option<String>,
+    /// Multiaddrs of peers that have it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 20, required = false)]
     origins: Vec<String>,
+    /// Key-value pairs of the client's own.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
     meta: BTreeMap<String, String>,
 }
 
 /// The specification's `PinStatus`.
-#[derive(Serialize)]
-struct PinStatusJson {
+#[derive(Serialize, ToSchema)]
+#[schema(as = PinStatus, description = "A pin and how far it has come.")]
+pub(super) struct PinStatusJson {
+    /// The id of the pin.
     requestid: String,
+    #[schema(value_type = Status)]
     status: &'static str,
+    /// When the pin was made, with three decimals: no two of an account are the same.
+    #[schema(format = DateTime)]
     created: String,
     pin: PinJson,
+    /// Multiaddrs under which the service is reached.
+    #[schema(min_items = 1, max_items = 20)]
     delegates: Vec<String>,
+    /// How it is going: `status_details` is a sentence, `failure` a code, `pinned_until` when the pin is removed by itself.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
     info: BTreeMap<String, String>,
 }
 
 impl From<PinView> for PinStatusJson {
     fn from(view: PinView) -> Self {
-        let PinView { record, status, info, delegates } = view;
+        let PinView { record, status, info, delegates, tried: _ } = view;
         Self {
             requestid: record.id.to_string(),
             status: status.as_str(),
@@ -82,10 +108,39 @@ impl From<PinView> for PinStatusJson {
 }
 
 /// The specification's `PinResults`.
-#[derive(Serialize)]
-struct PinResultsJson {
+#[derive(Serialize, ToSchema)]
+#[schema(as = PinResults, description = "A page of a list of pins.")]
+pub(super) struct PinResultsJson {
+    /// All pins that match, on this page and others.
     count: u64,
+    /// The newest of them, newest first.
+    #[schema(max_items = 1000)]
     results: Vec<PinStatusJson>,
+}
+
+/// How a name is compared, as the specification has it.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "it is here for the description of the API; `NameMatch` is what is worked with")]
+pub(super) enum TextMatchingStrategy {
+    Exact,
+    Iexact,
+    Partial,
+    Ipartial,
+}
+
+/// How far a pin has come, as the specification has it.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(
+    dead_code,
+    reason = "it is here for the description of the API; `model::query::Status` is what is worked with"
+)]
+pub(super) enum Status {
+    Queued,
+    Pinning,
+    Pinned,
+    Failed,
 }
 
 /// A time as RFC 3339 in UTC with exactly three decimals, which is what JavaScript's dates hold: a client that pages
@@ -95,7 +150,7 @@ pub(super) fn rfc3339(milliseconds: i64) -> String {
 }
 
 /// The `requestid` of the path; what can't be one belongs to no pin.
-pub(super) struct RequestId(PinId);
+pub(super) struct RequestId(pub(super) PinId);
 
 impl<S: Send + Sync> FromRequestParts<S> for RequestId {
     type Rejection = ApiError;
@@ -110,7 +165,21 @@ fn accepted(view: PinView) -> Response {
     (StatusCode::ACCEPTED, Json(PinStatusJson::from(view))).into_response()
 }
 
-/// `GET /api/psa/pins`
+/// List pins
+///
+/// All filters must match. Without a status only pinned pins are listed, except with a name.
+#[utoipa::path(get, path = "/pins", operation_id = "list_pins", tag = "pins", security(("bearer" = [])), params(
+    ("cid" = Option<Vec<String>>, Query, style = Form, explode = false, max_items = 10, min_items = 1,
+        description = "any of these CIDs, at most ten"),
+    ("name" = Option<String>, Query, min_length = 1, max_length = 255, description = "the name, or a part of it: see match"),
+    ("match" = Option<TextMatchingStrategy>, Query, description = "how the name is compared; exact if absent"),
+    ("status" = Option<Vec<Status>>, Query, style = Form, explode = false, min_items = 1, description = "any of these statuses"),
+    ("before" = Option<String>, Query, format = DateTime, description = "made before this time"),
+    ("after" = Option<String>, Query, format = DateTime, description = "made after this time"),
+    ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "pins on the page at most; 10 if absent"),
+    ("meta" = Option<String>, Query,
+        description = "a JSON object of strings, all of which the pin has; meta[key]=value means the same"),
+), responses((status = 200, description = "a page of the list", body = PinResultsJson)))]
 pub(super) async fn list(
     State(state): State<AppState>,
     Reader(identity): Reader,
@@ -127,16 +196,21 @@ pub(super) async fn list(
     Ok(([(CONTENT_TYPE, "application/json")], json).into_response())
 }
 
-/// `POST /api/psa/pins`
+/// Add a pin
+#[utoipa::path(post, path = "/pins", operation_id = "add_pin", tag = "pins", security(("bearer" = [])), request_body = PinBody,
+    responses((status = 202, description = "the pin", body = PinStatusJson)))]
 pub(super) async fn add(
     State(state): State<AppState>,
     Writer(identity): Writer,
     JsonBody(body): JsonBody<PinBody>,
 ) -> Result<Response, ApiError> {
-    Ok(accepted(state.pins.add(identity.user, body.try_into()?).await?))
+    Ok(accepted(state.pins.add(owner(&identity), body.try_into()?).await?))
 }
 
-/// `GET /api/psa/pins/{requestid}`
+/// Show a pin
+#[utoipa::path(get, path = "/pins/{requestid}", operation_id = "get_pin", tag = "pins", security(("bearer" = [])),
+    params(("requestid" = String, Path, description = "the `requestid` of the pin")),
+    responses((status = 200, description = "the pin", body = PinStatusJson)))]
 pub(super) async fn get(
     State(state): State<AppState>,
     Reader(identity): Reader,
@@ -145,17 +219,25 @@ pub(super) async fn get(
     Ok(Json(PinStatusJson::from(state.pins.get(identity.user, id)?)).into_response())
 }
 
-/// `POST /api/psa/pins/{requestid}`
+/// Replace a pin
+///
+/// The old pin goes in the same moment; what it holds stays until the new one is pinned.
+#[utoipa::path(post, path = "/pins/{requestid}", operation_id = "replace_pin", tag = "pins", security(("bearer" = [])), request_body = PinBody,
+    params(("requestid" = String, Path, description = "the `requestid` of the pin")),
+    responses((status = 202, description = "the new pin, with an id of its own", body = PinStatusJson)))]
 pub(super) async fn replace(
     State(state): State<AppState>,
     Writer(identity): Writer,
     RequestId(id): RequestId,
     JsonBody(body): JsonBody<PinBody>,
 ) -> Result<Response, ApiError> {
-    Ok(accepted(state.pins.replace(identity.user, id, body.try_into()?).await?))
+    Ok(accepted(state.pins.replace(owner(&identity), id, body.try_into()?).await?))
 }
 
-/// `DELETE /api/psa/pins/{requestid}`
+/// Remove a pin
+#[utoipa::path(delete, path = "/pins/{requestid}", operation_id = "remove_pin", tag = "pins", security(("bearer" = [])),
+    params(("requestid" = String, Path, description = "the `requestid` of the pin")),
+    responses((status = 202, description = "it is removed")))]
 pub(super) async fn remove(
     State(state): State<AppState>,
     Writer(identity): Writer,

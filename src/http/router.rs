@@ -1,6 +1,7 @@
 //! The whole route table.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,27 +10,29 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::uri::PathAndQuery;
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{Any as AnyOrigin, CorsLayer};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::error::{self, ApiError};
-use super::{AppState, auth, gateway, pins};
+use super::metrics::track;
+use super::{AppState, access, admin, auth, check, events, gateway, health, openapi, pins, tokens, webhook};
 
 /// How long a browser may remember that a request is allowed.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(24);
 
 /// Every path that is served.
 pub(super) fn router(state: AppState) -> Router {
-    let mut routes = Router::new()
-        .route("/healthz", get(health))
-        .route("/api/psa/pins", get(pins::list).post(pins::add))
-        .route("/api/psa/pins/{requestid}", get(pins::get).post(pins::replace).delete(pins::remove))
-        .route("/api/auth/login", post(auth::login))
-        .route("/api/auth/refresh", post(auth::refresh))
-        .route("/api/auth/logout", post(auth::logout))
-        .route("/api/auth/me", get(auth::me))
+    let admin = axum::middleware::from_fn_with_state(state.clone(), access::require_admin);
+    let mut routes = Router::from(user_api().nest("/api/admin", admin_api().route_layer(admin)))
+        .route("/healthz", get(health::health))
+        .route("/readyz", get(health::ready))
+        .route(openapi::DOCUMENT_PATH, get(openapi::json))
+        .route("/api/docs", get(openapi::page))
+        .route("/api/docs/{file}", get(openapi::file))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(CatchPanicLayer::custom(panicked))
@@ -38,21 +41,51 @@ pub(super) fn router(state: AppState) -> Router {
     if let Some(gateway) = state.gateway.clone() {
         routes = routes.route("/ipfs/{*path}", gateway::route(gateway));
     }
+    let tracked = axum::middleware::from_fn_with_state(Arc::clone(&state.requests), track);
+    let routes = routes.layer(tracked);
     Router::new().fallback_service(routes.with_state(state).map_request(forgive_slashes))
+}
+
+/// What users reach.
+fn user_api() -> OpenApiRouter<AppState> {
+    let psa = OpenApiRouter::new().routes(routes!(pins::list, pins::add)).routes(routes!(
+        pins::get,
+        pins::replace,
+        pins::remove
+    ));
+    let auth = OpenApiRouter::new()
+        .routes(routes!(auth::login))
+        .routes(routes!(auth::register))
+        .routes(routes!(auth::refresh))
+        .routes(routes!(auth::logout))
+        .routes(routes!(auth::password))
+        .routes(routes!(auth::me))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(webhook::get, webhook::set, webhook::remove));
+    // What the specification doesn't have stands beside it.
+    let pins = OpenApiRouter::new().routes(routes!(events::watch)).routes(routes!(check::of_pin));
+    OpenApiRouter::new().nest("/api/psa", psa).nest("/api/pins", pins).nest("/api/auth", auth)
+}
+
+/// What only admins reach; whoever mounts it checks that they are.
+fn admin_api() -> OpenApiRouter<AppState> {
+    admin::routes().routes(routes!(admin::process::status)).routes(routes!(admin::process::config))
+}
+
+/// All that is described to clients, without the checks that need a state.
+pub(super) fn api() -> OpenApiRouter<AppState> {
+    user_api().nest("/api/admin", admin_api())
 }
 
 /// Browsers may call from any page: a request is authorised by its token alone, never by a cookie.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AnyOrigin)
-        .allow_methods([Method::GET, Method::POST, Method::DELETE, Method::OPTIONS])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE])
-        .expose_headers([RETRY_AFTER])
+        .expose_headers([RETRY_AFTER, error::RATE_LIMIT_REMAINING])
         .max_age(PREFLIGHT_MAX_AGE)
-}
-
-async fn health() -> Response {
-    axum::Json(serde_json::json!({ "status": "ok" })).into_response()
 }
 
 /// The text of the panic is in the log already, from the panic hook.

@@ -88,6 +88,33 @@ pub const LISTS_RUNNING_MAX: usize = 4;
 /// Those of them that look for a part of a name, or for a name in any case.
 pub const LISTS_SCANNING_MAX: usize = 2;
 
+/// Pins whose time has come that are removed together.
+pub const PINS_EXPIRED_AT_ONCE: usize = 256;
+
+/// The longest time after which pins of an account go by themselves: ten years.
+pub const PIN_LIFETIME_MAX: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// Events that wait for the webhook of one account; the oldest go.
+pub const NOTICES_PER_ACCOUNT_MAX: u64 = 10_000;
+
+/// Bytes of the events that wait for the webhook of one account; the oldest go. Ten thousand with little `meta` fit.
+pub const NOTICES_BYTES_PER_ACCOUNT_MAX: u64 = 16 * 1024 * 1024;
+
+/// Webhooks that are called at the same time, each of another account.
+pub const HOOKS_CALLED_AT_ONCE: usize = 16;
+
+/// How long a call of a webhook may take, and connecting to it.
+pub const HOOK_CALL_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of a webhook's answer that are read, so that its connection can be used again.
+pub const HOOK_ANSWER_BYTES_MAX: usize = 4 * 1024;
+
+/// Bytes of a webhook's URL.
+pub const HOOK_URL_BYTES_MAX: usize = 2048;
+
+/// Clients that are told how a pin is going while it goes; further ones are asked to look now and then.
+pub const WATCHERS_MAX: usize = 256;
+
 /// Pins in one page when the client doesn't say, from the specification.
 pub const PAGE_PINS_DEFAULT: usize = 10;
 
@@ -125,11 +152,14 @@ pub const ORIGINS_SKIPPED_MAX: usize = 20;
 /// Characters of the name of a device token.
 pub const TOKEN_NAME_CHARS_MAX: usize = 255;
 
-/// Bytes of an e-mail address, from RFC 5321 (a path of 256 with its brackets).
-pub const EMAIL_BYTES_MAX: usize = 254;
+/// Characters of an e-mail address: RFC 5321 has as many bytes (a path of 256 with its brackets).
+pub const EMAIL_CHARS_MAX: usize = 254;
 
-/// Bytes of a password: more than anyone types, and little to hash.
-pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Characters of a password: more than anyone types, and little to hash.
+pub const PASSWORD_CHARS_MAX: usize = 256;
+
+/// Bytes of a password: each character has at most four.
+pub const PASSWORD_BYTES_MAX: usize = 4 * PASSWORD_CHARS_MAX;
 
 /// Passwords that are hashed at the same time, each with 19 MiB of memory.
 pub const PASSWORD_HASHES_RUNNING_MAX: usize = 2;
@@ -141,11 +171,37 @@ pub const PASSWORD_HASHES_QUEUED_MAX: usize = 64;
 /// have tokens without an end, and read in a few milliseconds.
 pub const LOGIN_TOKENS_CHECKED_MAX: usize = 1000;
 
+/// Device tokens of one account.
+pub const TOKENS_PER_ACCOUNT_MAX: usize = 1000;
+
+/// Logins that the list of an account's tokens shows, the newest.
+pub const LOGINS_LISTED_MAX: usize = 1000;
+
+/// Tokens whose check is remembered; each takes about half a kilobyte.
+pub const SESSIONS_MAX: usize = 16 * 1024;
+
+/// Keys that are kept for the tokens that they have signed, the one in use included.
+pub const SIGNING_KEYS_MAX: usize = 16;
+
+/// Accounts in one page of their list.
+pub const PAGE_ACCOUNTS_MAX: usize = 1000;
+
+/// Pins of an account that is being deleted which go in one commit.
+pub const ACCOUNT_PINS_REMOVED_AT_ONCE: usize = 256;
+
 /// Pairs of account and address whose failed logins are remembered.
 pub const LOGIN_FAILURES_TRACKED_MAX: usize = 4096;
 
 /// HTTP connections that are open at once; further ones wait to be accepted.
 pub const HTTP_CONNECTIONS_MAX: usize = 1024;
+
+/// HTTP connections of one address (of IPv6, of one /64) that are open at once; further ones are closed. Those of trusted
+/// proxies aren't counted.
+pub const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
+
+/// Bytes of the headers of one HTTP/2 request, counted as in RFC 9113, section 6.5.2. Over HTTP/1 a request has at most 100
+/// headers, which is fixed in hyper, and [`HTTP_BUFFER_BYTES_MAX`] is the bound.
+pub const HTTP_HEAD_BYTES_MAX: u32 = 16 * 1024;
 
 /// Requests that run at once on one HTTP/2 connection.
 pub const HTTP_STREAMS_PER_CONNECTION_MAX: u32 = 16;
@@ -163,9 +219,15 @@ pub const HTTP_ANONYMOUS_BODY_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of bodies that all requests with a token together may make us hold; further ones wait to be read.
 pub const HTTP_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// The part of them that one address may use; its further ones wait for those before.
+pub const HTTP_BODIES_PER_ADDRESS_BYTES_MAX: usize = HTTP_BODIES_BYTES_MAX / 4;
+
 /// Bytes of bodies that all requests without a token together may make us hold. They have their own, so that they
 /// don't hold up the others.
 pub const HTTP_ANONYMOUS_BODIES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The part of them that one address may use; its further ones wait for those before.
+pub const HTTP_ANONYMOUS_BODIES_PER_ADDRESS_BYTES_MAX: usize = HTTP_ANONYMOUS_BODIES_BYTES_MAX / 16;
 
 /// Answers of the gateway that are on their way at once; further requests are told to come back. Each holds at most the
 /// blocks of two pieces.
@@ -238,8 +300,11 @@ pub const RETRIEVAL_PAUSE_MAX: Duration = Duration::from_mins(1);
 /// The longest time that a gateway may ask to be left alone.
 pub const RETRIEVAL_ABSENCE_MAX: Duration = Duration::from_mins(10);
 
-/// How long an HTTP connection may stand still in either direction.
+/// How long an HTTP connection may stand still in either direction, or carry no request.
 pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(75);
+
+/// How long the TLS handshake of an HTTP connection may take.
+pub const HTTP_TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// How long the head of an HTTP/1 request may take, counted from the end of the one before.
 pub const HTTP_HEAD_MAX: Duration = Duration::from_mins(1);

@@ -7,7 +7,9 @@ pub mod cids;
 pub mod limits;
 pub mod pin;
 pub mod query;
+pub mod traffic;
 
 pub use block::{Block, BlockError};
 pub use cids::{CidError, ContentKey};
 pub use pin::{Failure, FailureCode, PinId, PinRecord, PinState, UserId};
+pub use traffic::Traffic;

@@ -71,14 +71,22 @@ impl fmt::Debug for PinId {
 pub enum FailureCode {
     /// Nobody who has the content was found for `pins.give_up_after`.
     NoProvider,
+    /// None of the pin's origins could be reached for `pins.give_up_after`, and nobody else has the content.
+    Unreachable,
     /// A provider was found, but the DAG did not become whole within `pins.give_up_after`.
     Stalled,
     /// A block is no valid node of its codec.
     BlockInvalid,
     /// The DAG holds a codec or a hash function that can't be walked or verified.
     Unsupported,
-    /// The DAG is larger than `pins.blocks_max` allows.
+    /// The DAG is larger than `pins.blocks_max` or `pins.bytes_max` allows.
     TooLarge,
+    /// The DAG is deeper than `pins.depth_max` allows.
+    TooDeep,
+    /// The account has pinned as many bytes as it may.
+    Quota,
+    /// The store or its disk had no room for `pins.give_up_after`.
+    NoRoom,
 }
 
 impl FailureCode {
@@ -86,10 +94,14 @@ impl FailureCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoProvider => "no_provider",
+            Self::Unreachable => "unreachable",
             Self::Stalled => "stalled",
             Self::BlockInvalid => "block_invalid",
             Self::Unsupported => "unsupported",
             Self::TooLarge => "too_large",
+            Self::TooDeep => "too_deep",
+            Self::Quota => "quota",
+            Self::NoRoom => "no_room",
         }
     }
 }
@@ -101,6 +113,9 @@ pub struct Failure {
     pub code: FailureCode,
     /// What happened and what can be done about it.
     pub sentence: String,
+    /// Whom the last try asked in vain, a sentence for each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<String>,
 }
 
 /// How far a pin has come, as it is stored. That a pin is being fetched right now isn't stored: after a restart it is
@@ -146,6 +161,9 @@ pub struct PinRecord {
     pub meta: BTreeMap<String, String>,
     /// When the pin was made: milliseconds since the Unix epoch, unique and growing within an account.
     pub created_ms: i64,
+    /// When it goes by itself: milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<i64>,
     /// How far it has come.
     pub state: PinState,
     /// Roots that this pin replaced: their blocks are kept until this pin is `Pinned`.

@@ -213,10 +213,18 @@ fn host_of_name(name: &str) -> Host {
 
 /// Whether a name can only mean this machine or this network (RFC 6761, RFC 6762, RFC 8375, and ICANN's `internal`).
 pub fn is_local_name(name: &str) -> bool {
+    is_localhost(name) || ["local", "internal", "home.arpa"].iter().any(|local| is_below(name, local))
+}
+
+/// Whether a name can only mean this machine (RFC 6761).
+pub fn is_localhost(name: &str) -> bool {
+    is_below(name, "localhost")
+}
+
+/// Whether a name is `domain` or one below it.
+fn is_below(name: &str, domain: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    ["localhost", "local", "internal", "home.arpa"]
-        .iter()
-        .any(|local| name == *local || name.strip_suffix(local).is_some_and(|rest| rest.ends_with('.')))
+    name == domain || name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// Whether the node can listen there: an IP address with TCP or QUIC.

@@ -15,7 +15,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping};
 
 use super::handler::{FromHandler, Handler, Lane, ToHandler};
-use crate::bitswap::wire::{Incoming, Outgoing};
+use crate::bitswap::wire::{Incoming, Outgoing, Protocol};
 
 /// All protocols of a node.
 #[derive(NetworkBehaviour)]
@@ -43,6 +43,8 @@ pub enum Event {
     Message(PeerId, Incoming),
     /// The oldest unacknowledged message of the lane was written, or lost.
     Sent(PeerId, Lane, bool),
+    /// A stream for our messages is open, and this is what it speaks.
+    Agreed(PeerId, Protocol),
     /// A peer broke the rules of the protocol, and its stream was ended.
     Misbehaved(PeerId, String),
 }
@@ -195,6 +197,7 @@ impl NetworkBehaviour for Bitswap {
         let event = match event {
             FromHandler::Message(message) => Event::Message(peer, message),
             FromHandler::Misbehaved(reason) => Event::Misbehaved(peer, reason),
+            FromHandler::Agreed(protocol) => Event::Agreed(peer, protocol),
             FromHandler::Sent(lane, delivered) => {
                 if let Some(connection) = connection {
                     let unsent = &mut connection.unsent[lane as usize];

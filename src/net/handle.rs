@@ -12,7 +12,7 @@ use super::session::{SessionEvent, SessionHandle};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::session::Action;
 use crate::bitswap::wants::SessionId;
-use crate::model::Block;
+use crate::model::{Block, Traffic};
 
 /// The node has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,7 @@ pub(super) enum Command {
     Protect(PeerId),
     Unprotect(PeerId),
     OpenSession(SessionId, Vec<PeerId>, mpsc::UnboundedSender<SessionEvent>),
+    AddSources(SessionId, Vec<PeerId>),
     CloseSession(SessionId),
     Act(SessionId, Vec<Action>),
     Came(PeerNumber, Block),
@@ -41,6 +42,10 @@ pub(super) enum Command {
 pub enum NodeEvent {
     /// A peer connected.
     PeerConnected(PeerId),
+    /// A peer is connected no longer.
+    PeerGone(PeerId),
+    /// A peer that was dialled can't be reached, for this reason.
+    DialFailed(PeerId, String),
     /// A peer says that it has a watched root.
     Offered(Cid),
 }
@@ -62,6 +67,7 @@ pub(super) struct Shared {
     pub(super) external: Vec<Multiaddr>,
     pub(super) listening: RwLock<Vec<Multiaddr>>,
     pub(super) next_session: AtomicU64,
+    pub(super) served: Traffic,
 }
 
 /// The node, for its users. Cheap to clone.
@@ -87,6 +93,11 @@ impl NodeHandle {
     pub fn delegates(&self) -> (Vec<Multiaddr>, bool) {
         let listening = self.shared.listening.read().unwrap_or_else(PoisonError::into_inner);
         profile::delegates(&self.shared.profile, &self.shared.external, &listening, self.shared.peer_id)
+    }
+
+    /// The addresses that the operator named as those under which others reach the node.
+    pub fn external(&self) -> &[Multiaddr] {
+        &self.shared.external
     }
 
     /// The addresses that the node listens on, of every interface.
@@ -130,6 +141,11 @@ impl NodeHandle {
     /// Takes one [`NodeHandle::watch`] back.
     pub async fn unwatch(&self, root: Cid) -> Result<(), NodeGone> {
         self.send(Command::Unwatch(root)).await
+    }
+
+    /// Blocks, and their bytes, that were read for peers since the start.
+    pub fn served(&self) -> (u64, u64) {
+        self.shared.served.total()
     }
 
     /// A look at the node.

@@ -30,9 +30,9 @@ use crate::model::limits::{
 
 /// The protocols, best first.
 const PROTOCOLS: [(StreamProtocol, Protocol); 3] = [
-    (StreamProtocol::new("/ipfs/bitswap/1.2.0"), Protocol::V1_2),
-    (StreamProtocol::new("/ipfs/bitswap/1.1.0"), Protocol::V1_1),
-    (StreamProtocol::new("/ipfs/bitswap/1.0.0"), Protocol::V1_0),
+    (StreamProtocol::new(Protocol::V1_2.name()), Protocol::V1_2),
+    (StreamProtocol::new(Protocol::V1_1.name()), Protocol::V1_1),
+    (StreamProtocol::new(Protocol::V1_0.name()), Protocol::V1_0),
 ];
 
 /// How often an outbound stream is tried again before the peer counts as one that doesn't speak Bitswap.
@@ -89,6 +89,8 @@ pub enum FromHandler {
     Message(Incoming),
     /// The oldest message of the lane was written, or couldn't be.
     Sent(Lane, bool),
+    /// A stream for our messages is open, and this is what it speaks.
+    Agreed(Protocol),
     /// The peer doesn't speak Bitswap.
     Unsupported,
     /// The peer speaks Bitswap after all.
@@ -419,6 +421,7 @@ impl ConnectionHandler for Handler {
             }) => {
                 stream.ignore_for_keep_alive();
                 self.outbound = Outbound::Idle(stream, version);
+                self.events.push_back(FromHandler::Agreed(version));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
                 tracing::debug!(%error, "no outbound Bitswap stream");

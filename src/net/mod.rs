@@ -6,6 +6,7 @@
 pub mod address;
 pub mod gateway_address;
 pub mod options;
+pub mod probe;
 pub mod profile;
 
 mod behaviour;
@@ -14,6 +15,7 @@ mod handle;
 mod handler;
 mod listening;
 mod node;
+mod problem;
 mod quota;
 mod security;
 mod serve;

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use super::behaviour::{self, Behaviour, BehaviourEvent, Bitswap};
 use super::handle::{Command, NodeEvent, NodeHandle, NodeStatus, Shared};
 use super::handler::Lane;
+use super::problem::{dial_problem, innermost};
 use super::profile::{self, Profile};
 use super::serve;
 use super::session::SessionEvent;
@@ -102,6 +103,7 @@ impl Node {
         let (commands, command_receiver) = mpsc::channel(NODE_COMMANDS_QUEUED_MAX);
         let (events, event_receiver) = mpsc::channel(NODE_EVENTS_QUEUED_MAX);
         let shared = Arc::new(Shared {
+            served: crate::model::Traffic::default(),
             peer_id,
             profile,
             external: options.external.clone(),
@@ -209,12 +211,7 @@ fn skip_or_fail(address: &Multiaddr, error: &(dyn std::error::Error + 'static)) 
         }
         cause = current.source();
     }
-    // The outer texts of transport errors say little; the innermost names the reason.
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    Err(NodeError::Listen { address: address.clone(), reason: innermost.to_string() })
+    Err(NodeError::Listen { address: address.clone(), reason: innermost(error) })
 }
 
 struct SessionState {
@@ -285,6 +282,7 @@ impl EventLoop {
     fn pump(&mut self) {
         while let Some(job) = self.server.poll_job() {
             let (reader, results) = (self.reader.clone(), self.read_sender.clone());
+            let shared = Arc::clone(&self.shared);
             tokio::task::spawn_blocking(move || {
                 let read = std::panic::catch_unwind(AssertUnwindSafe(|| serve::read(&reader, &job)));
                 // A job that is never answered would keep its place for ever.
@@ -292,6 +290,8 @@ impl EventLoop {
                     missing: job.wants.iter().map(|(cid, _)| *cid).collect(),
                     ..ReadResult::default()
                 });
+                let bytes = result.blocks.iter().map(|(_, data)| data.len() as u64).sum();
+                shared.served.add(result.blocks.len() as u64, bytes);
                 let _ = results.send((job, result));
             });
         }
@@ -339,6 +339,16 @@ impl EventLoop {
                 }
                 self.sessions.insert(id, state);
             }
+            Command::AddSources(id, sources) => {
+                let Some(state) = self.sessions.get_mut(&id) else { return };
+                for peer in sources {
+                    if state.sources.insert(peer)
+                        && let Some(number) = self.numbers.get(&peer)
+                    {
+                        let _ = state.events.send(SessionEvent::PeerConnected { peer: *number, source: true });
+                    }
+                }
+            }
             Command::CloseSession(id) => {
                 self.sessions.remove(&id);
                 self.wants.close_session(id);
@@ -374,7 +384,10 @@ impl EventLoop {
             DialOpts::peer_id(peer).condition(PeerCondition::DisconnectedAndNotDialing).addresses(addresses).build();
         match self.swarm.dial(options) {
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => tracing::debug!(%peer, %error, "can't dial"),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "can't dial");
+                let _ = self.events.try_send(NodeEvent::DialFailed(peer, dial_problem(&error)));
+            }
         }
     }
 
@@ -432,6 +445,9 @@ impl EventLoop {
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener has a problem"),
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 tracing::debug!(%peer, %error, "dialling failed");
+                if !matches!(error, DialError::DialPeerConditionFalse(_) | DialError::Aborted) {
+                    let _ = self.events.try_send(NodeEvent::DialFailed(peer, dial_problem(&error)));
+                }
             }
             SwarmEvent::IncomingConnectionError { error, .. } => {
                 tracing::debug!(%error, "an incoming connection failed");
@@ -459,6 +475,9 @@ impl EventLoop {
                     }
                     self.update_keep_alive(number);
                 }
+            }
+            behaviour::Event::Agreed(peer, protocol) => {
+                tracing::debug!(%peer, protocol = protocol.name(), "a peer takes our messages");
             }
             behaviour::Event::Misbehaved(peer, reason) => tracing::debug!(%peer, reason, "a Bitswap stream was ended"),
         }
@@ -490,6 +509,7 @@ impl EventLoop {
         for state in self.sessions.values() {
             let _ = state.events.send(SessionEvent::PeerGone(number));
         }
+        let _ = self.events.try_send(NodeEvent::PeerGone(*peer));
     }
 
     fn handle_message(&mut self, from: PeerNumber, message: Incoming) {

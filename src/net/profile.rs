@@ -196,6 +196,14 @@ pub fn check_origin(profile: &Profile, text: &str, own_peer: PeerId) -> Result<O
     }
 }
 
+/// What is wrong with an origin whatever the node will be, if anything is: for a pin that is made while none runs.
+pub fn check_origin_of_stopped(text: &str) -> Result<(), String> {
+    if origin_peer(text).is_some() {
+        return Ok(());
+    }
+    check_origin(&Profile::Public, text, PeerId::random()).map(drop)
+}
+
 /// The peer that an entry of `origins` names, also where its address can't be dialled: such a peer (a laptop behind
 /// NAT) may dial us, and is a source for the pin then.
 pub fn origin_peer(text: &str) -> Option<PeerId> {

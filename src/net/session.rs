@@ -1,6 +1,7 @@
 //! What a fetch and the node say to each other.
 
 use cid::Cid;
+use libp2p::PeerId;
 use tokio::sync::mpsc;
 
 use super::handle::{Command, NodeGone};
@@ -68,6 +69,14 @@ impl SessionHandle {
     /// A block came from someone who is no peer of the node: whoever else wants it gets it, and no peer has to send it.
     pub async fn came(&self, from: PeerNumber, block: Block) -> Result<(), NodeGone> {
         self.commands.send(Command::Came(from, block)).await.map_err(|_| NodeGone)
+    }
+
+    /// Names further peers that should have what is asked for.
+    pub async fn add_sources(&self, sources: Vec<PeerId>) -> Result<(), NodeGone> {
+        if sources.is_empty() {
+            return Ok(());
+        }
+        self.commands.send(Command::AddSources(self.id, sources)).await.map_err(|_| NodeGone)
     }
 
     /// Tells the peers.

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use libp2p::core::muxing::StreamMuxerBox;
-use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::core::transport::timeout::{TransportTimeout, TransportTimeoutError};
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
@@ -28,13 +28,14 @@ const QUIC_STREAMS_MAX: u32 = 256;
 
 /// How long setting up a connection may take, either way: a peer that accepts and then says nothing would otherwise hold
 /// one of the bounded places for connections in the making for ever.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+pub const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Builds the transport of a node.
 pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let mut multiplexer = yamux::Config::default();
     multiplexer.set_max_num_streams(YAMUX_STREAMS_MAX);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .map_err(SocketError)
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(keypair)?)
         .multiplex(multiplexer)
@@ -42,13 +43,36 @@ pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, S
     let mut quic_config = quic::Config::new(keypair);
     quic_config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
     let quic = quic::tokio::Transport::new(quic_config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let both = OrTransport::new(quic, tcp).map(|either, _| either.into_inner()).boxed();
+    let both = OrTransport::new(quic, tcp)
+        .map(|either, _| either.into_inner())
+        // The type that either error becomes hides both, and who dials may want to know what happened.
+        .map_err(|error| error.either(quic_error, io::Error::other))
+        .boxed();
     let guarded = Guarded { inner: both, profile };
     let transport = match dns::tokio::Transport::system(guarded) {
-        Ok(transport) => TransportTimeout::new(transport, CONNECT_MAX).boxed(),
+        Ok(transport) => TransportTimeout::new(transport, CONNECT_MAX).map_err(timeout_error).boxed(),
         Err(error) => return Err(io::Error::other(format!("the system's DNS configuration can't be read: {error}"))),
     };
     Ok(transport)
+}
+
+/// An error of a TCP socket. It is its own source, as libp2p's upgrades show only the sources of the errors below them.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct SocketError(#[source] io::Error);
+
+fn quic_error(error: quic::Error) -> io::Error {
+    match error {
+        quic::Error::HandshakeTimedOut => io::Error::new(io::ErrorKind::TimedOut, error),
+        error => io::Error::other(error),
+    }
+}
+
+fn timeout_error<E: std::error::Error + Send + Sync + 'static>(error: TransportTimeoutError<E>) -> io::Error {
+    match error {
+        TransportTimeoutError::Timeout => io::Error::new(io::ErrorKind::TimedOut, error),
+        error => io::Error::other(error),
+    }
 }
 
 /// Refuses to dial what the profile forbids.
@@ -72,7 +96,7 @@ impl Transport for Guarded {
     }
 
     fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<Self::Error>> {
-        // Only origins and configured peers are ever dialled, so each address here is a trusted one.
+        // Only origins, configured peers and own addresses are ever dialled, so each address here is a trusted one.
         match self.profile.may_dial(&address, true) {
             Ok(()) => self.inner.dial(address, options),
             Err(reason) => Err(TransportError::Other(io::Error::new(

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::schedule::{Schedule, ScheduleLimits, Standing};
 use crate::model::{PinId, PinRecord, UserId};
 use crate::store::verify::Fetches;
 
@@ -39,6 +40,8 @@ pub struct Progress {
     pub blocks_known: u64,
     /// Bytes of the durable blocks.
     pub bytes_fetched: u64,
+    /// Bytes of the whole DAG, as its root says, if it does.
+    pub bytes_known: Option<u64>,
     /// Bytes per second, over the last seconds.
     pub bytes_per_second: u64,
     /// Peers that are asked for blocks.
@@ -47,6 +50,8 @@ pub struct Progress {
     pub last_block_at: Option<Instant>,
     /// When this try began.
     pub began_at: Instant,
+    /// Whom the pin names, a sentence for each of how that goes.
+    pub tried: Arc<[String]>,
 }
 
 /// Where a pin is in the lists: an account has one with this `created_ms` at most.
@@ -64,19 +69,47 @@ impl From<&PinRecord> for Place {
     }
 }
 
+/// How a try ended that didn't bring everything.
+#[derive(Debug, Clone)]
+pub struct LastTry {
+    /// What it ended with.
+    pub sentence: String,
+    /// What it had reached.
+    pub progress: Option<Progress>,
+}
+
+/// What the runner says of an unfinished pin; where it stands, the schedule knows.
+#[derive(Debug, Clone)]
+pub enum Doing {
+    /// Was tried, and will be again.
+    Tried(LastTry),
+    /// Goes on when the store has room.
+    NoRoom {
+        /// What is short, and what can be done.
+        shortage: String,
+        /// What the last try had reached.
+        progress: Progress,
+    },
+    /// Is being fetched.
+    Fetching(Place, Progress),
+}
+
 /// What an unfinished pin is doing.
 #[derive(Debug, Clone)]
 pub enum Live {
-    /// Holds no slot.
-    Queued {
-        /// Pins that start before it; `None` when it waits for its next try.
-        ahead: Option<usize>,
-        /// When it is tried next, if it was tried before.
-        next_try_at: Option<Instant>,
-        /// What the last try ended with.
-        last_try: Option<String>,
-        /// What the last try had reached.
-        progress: Option<Progress>,
+    /// Waits for its turn.
+    Ready {
+        /// Pins that start before it.
+        ahead: usize,
+        /// The try before, if there was one.
+        last: Option<LastTry>,
+    },
+    /// Waits for its next try.
+    Waiting {
+        /// When that is.
+        next_try_at: Instant,
+        /// The try before.
+        last: Option<LastTry>,
     },
     /// Holds no slot until the store has room; goes on by itself then.
     NoRoom {
@@ -92,67 +125,104 @@ pub enum Live {
 }
 
 impl Live {
-    /// Whether the pin holds a slot, which clients see as `pinning`.
+    fn of(doing: Option<Doing>, standing: Option<Standing>) -> Option<Self> {
+        let last = match doing {
+            Some(Doing::Fetching(place, progress)) => return Some(Self::Fetching(place, progress)),
+            Some(Doing::NoRoom { shortage, progress }) => match standing {
+                Some(Standing::Ready(_)) => Some(LastTry { sentence: shortage, progress: Some(progress) }),
+                _ => return Some(Self::NoRoom { shortage, progress }),
+            },
+            Some(Doing::Tried(last)) => Some(last),
+            None => None,
+        };
+        Some(match standing {
+            Some(Standing::Waiting(next_try_at)) => Self::Waiting { next_try_at, last },
+            Some(Standing::Ready(ahead)) => Self::Ready { ahead, last },
+            // It has just been taken up.
+            Some(Standing::Active | Standing::Ending) => Self::Ready { ahead: 0, last },
+            None => return None,
+        })
+    }
+
+    /// Whether the pin is being fetched, which clients see as `pinning`.
     pub fn is_fetching(&self) -> bool {
         match self {
-            Self::Queued { .. } | Self::NoRoom { .. } => false,
+            Self::Ready { .. } | Self::Waiting { .. } | Self::NoRoom { .. } => false,
             Self::Fetching(..) => true,
             Self::Mending(live) => live.as_ref().is_some_and(|live| live.is_fetching()),
         }
     }
 
-    /// Which pin is being fetched, if it is.
-    fn fetching(&self) -> Option<Place> {
+    /// How far it has come, if it was ever tried.
+    pub fn progress(&self) -> Option<&Progress> {
         match self {
-            Self::Queued { .. } | Self::NoRoom { .. } => None,
-            Self::Fetching(place, _) => Some(*place),
-            Self::Mending(live) => live.as_ref().and_then(|live| live.fetching()),
+            Self::Ready { last, .. } | Self::Waiting { last, .. } => last.as_ref()?.progress.as_ref(),
+            Self::NoRoom { progress, .. } | Self::Fetching(_, progress) => Some(progress),
+            Self::Mending(live) => live.as_ref()?.progress(),
         }
     }
 
-    /// The `info` of a PSA answer: strings only, `status_details` a sentence.
-    pub fn info(&self, now: Instant) -> BTreeMap<String, String> {
-        let mut info = BTreeMap::new();
-        let sentence = match self {
-            Self::Queued { ahead, next_try_at, last_try, .. } => {
-                queued_sentence(*ahead, *next_try_at, last_try.as_deref(), now)
+    fn sentence(&self, now: Instant) -> String {
+        match self {
+            Self::Ready { ahead, last } => {
+                let first = match ahead {
+                    0 => "next in the queue".to_owned(),
+                    ahead => format!("waiting for its turn; {ahead} ahead"),
+                };
+                with_last(first, last.as_ref())
+            }
+            Self::Waiting { next_try_at, last } => {
+                let seconds = next_try_at.saturating_duration_since(now).as_secs().max(1);
+                let first =
+                    format!("waiting; next try in {seconds} s, or at once when a peer that has the content connects");
+                with_last(first, last.as_ref())
             }
             Self::NoRoom { shortage, .. } => {
                 format!("waiting for room, and goes on by itself when there is some: {shortage}")
             }
             Self::Fetching(_, progress) => fetching_sentence(progress, now),
             Self::Mending(live) => {
-                info = live.as_ref().map_or_else(BTreeMap::new, |live| live.info(now));
-                let doing = info.get("status_details").map_or("waiting for its turn", String::as_str);
+                let doing = live.as_ref().map(|live| live.sentence(now));
+                let doing = doing.as_deref().unwrap_or("waiting for its turn");
                 format!("a damaged block was found in it and is being fetched again: {doing}")
             }
+        }
+    }
+
+    /// The `info` of a PSA answer: strings only, `status_details` a sentence.
+    pub fn info(&self, now: Instant) -> BTreeMap<String, String> {
+        let mut info = BTreeMap::from([("status_details".to_owned(), self.sentence(now))]);
+        let innermost = match self {
+            Self::Mending(Some(live)) => live,
+            other => other,
         };
-        info.insert("status_details".into(), sentence);
-        if let Self::Fetching(_, progress)
-        | Self::NoRoom { progress, .. }
-        | Self::Queued { progress: Some(progress), .. } = self
-        {
+        if let Self::Ready { ahead, .. } = innermost {
+            info.insert("queue_position".into(), (ahead + 1).to_string());
+        }
+        if let Some(progress) = self.progress() {
             info.insert("blocks_fetched".into(), progress.blocks_fetched.to_string());
             info.insert("blocks_known".into(), progress.blocks_known.to_string());
             info.insert("raw_size".into(), progress.bytes_fetched.to_string());
+            if let Some(bytes) = progress.bytes_known {
+                info.insert("bytes_known".into(), bytes.to_string());
+            }
+        }
+        if let Self::Fetching(_, progress) = innermost {
+            info.insert("bytes_per_second".into(), progress.bytes_per_second.to_string());
+            info.insert("peers".into(), progress.peers.to_string());
+            if let Some(at) = progress.last_block_at {
+                let seconds = now.saturating_duration_since(at).as_secs();
+                info.insert("seconds_since_last_block".into(), seconds.to_string());
+            }
         }
         info
     }
 }
 
-fn queued_sentence(ahead: Option<usize>, next_try_at: Option<Instant>, last_try: Option<&str>, now: Instant) -> String {
-    let mut sentence = match (next_try_at, ahead) {
-        (Some(at), _) => {
-            let seconds = at.saturating_duration_since(now).as_secs().max(1);
-            format!("waiting; next try in {seconds} s, or at once when a peer that has the content connects")
-        }
-        (None, Some(0)) => "next in the queue".to_owned(),
-        (None, Some(ahead)) => format!("waiting for its turn; {ahead} ahead"),
-        (None, None) => "waiting for its turn".to_owned(),
-    };
-    if let Some(last_try) = last_try {
+fn with_last(mut sentence: String, last: Option<&LastTry>) -> String {
+    if let Some(last) = last {
         sentence.push_str("; last try: ");
-        sentence.push_str(last_try);
+        sentence.push_str(&last.sentence);
     }
     sentence
 }
@@ -177,18 +247,28 @@ fn fetching_sentence(progress: &Progress, now: Instant) -> String {
     )
 }
 
+impl Doing {
+    /// Which pin is being fetched, if it is.
+    fn fetching(&self) -> Option<Place> {
+        match self {
+            Self::Tried(_) | Self::NoRoom { .. } => None,
+            Self::Fetching(place, _) => Some(*place),
+        }
+    }
+}
+
 /// What the runner has said of pins.
 #[derive(Debug, Default)]
 struct Said {
-    live: HashMap<PinId, Live>,
+    doing: HashMap<PinId, Doing>,
     /// Those of them that are being fetched.
     fetching: BTreeSet<(Place, PinId)>,
 }
 
 impl Said {
-    fn set(&mut self, id: PinId, live: Live) {
-        let now = live.fetching();
-        let before = self.live.insert(id, live).and_then(|live| live.fetching());
+    fn set(&mut self, id: PinId, doing: Doing) {
+        let now = doing.fetching();
+        let before = self.doing.insert(id, doing).and_then(|doing| doing.fetching());
         if now != before {
             self.fetching.extend(now.map(|place| (place, id)));
             if let Some(place) = before {
@@ -198,7 +278,7 @@ impl Said {
     }
 
     fn clear(&mut self, id: &PinId) {
-        if let Some(place) = self.live.remove(id).and_then(|live| live.fetching()) {
+        if let Some(place) = self.doing.remove(id).and_then(|doing| doing.fetching()) {
             self.fetching.remove(&(place, *id));
         }
     }
@@ -208,10 +288,13 @@ impl Said {
 #[derive(Debug)]
 pub struct Board {
     said: Mutex<Said>,
+    /// The runner's; here others see where a pin stands.
+    schedule: Mutex<Schedule>,
     /// Unfinished pins that were whole before.
     mending: Mutex<HashSet<PinId>>,
     changes: mpsc::Sender<PinChange>,
     removals: AtomicU64,
+    ended: watch::Sender<u64>,
 }
 
 impl Board {
@@ -219,7 +302,14 @@ impl Board {
     pub fn new() -> (Arc<Self>, mpsc::Receiver<PinChange>) {
         let (changes, receiver) = mpsc::channel(CHANGES_QUEUED_MAX);
         (
-            Arc::new(Self { said: Mutex::default(), mending: Mutex::default(), changes, removals: AtomicU64::new(0) }),
+            Arc::new(Self {
+                said: Mutex::default(),
+                schedule: Mutex::new(Schedule::new(ScheduleLimits::NONE)),
+                mending: Mutex::default(),
+                changes,
+                removals: AtomicU64::new(0),
+                ended: watch::Sender::new(0),
+            }),
             receiver,
         )
     }
@@ -240,7 +330,12 @@ impl Board {
 
     /// What an unfinished pin is doing; `None` when the runner doesn't know it (finished, or not seen yet).
     pub fn live(&self, id: &PinId) -> Option<Live> {
-        let live = self.lock().live.get(id).cloned();
+        let doing = self.lock().doing.get(id).cloned();
+        let standing = match &doing {
+            Some(Doing::Fetching(..)) => None,
+            _ => self.schedule().standing(id),
+        };
+        let live = Live::of(doing, standing);
         let is_mending = self.mending().contains(id);
         if is_mending { Some(Live::Mending(live.map(Box::new))) } else { live }
     }
@@ -257,7 +352,10 @@ impl Board {
             let first = (Place { user, created_ms: i64::MIN }, PinId::MIN);
             let of_user = said.fetching.range(first..).take_while(|(place, _)| place.user == user);
             of_user
-                .filter_map(|(place, id)| said.live.get(id).map(|live| (place.created_ms, *id, live.clone())))
+                .filter_map(|(place, id)| {
+                    let live = Live::of(said.doing.get(id).cloned(), None)?;
+                    Some((place.created_ms, *id, live))
+                })
                 .collect()
         };
         let mending = self.mending();
@@ -271,8 +369,13 @@ impl Board {
     }
 
     /// Says what a pin is doing.
-    pub fn set(&self, id: PinId, live: Live) {
-        self.lock().set(id, live);
+    pub fn set(&self, id: PinId, doing: Doing) {
+        self.lock().set(id, doing);
+    }
+
+    /// The schedule, for the runner. It is held only for a moment, and never while the rest of the board is.
+    pub fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that a pin was whole before.
@@ -282,13 +385,19 @@ impl Board {
 
     /// Forgets a pin that is finished or gone.
     pub fn forget(&self, id: &PinId) {
-        self.clear(id);
+        self.lock().clear(id);
         self.mending().remove(id);
+        self.ended.send_modify(|ended| *ended = ended.wrapping_add(1));
     }
 
-    /// Forgets what a pin is doing; it waits for its turn.
-    pub fn clear(&self, id: &PinId) {
-        self.lock().clear(id);
+    /// Changes whenever a pin was forgotten.
+    pub fn ended(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+
+    /// Whether a pin was whole before.
+    pub fn is_mending(&self, id: &PinId) -> bool {
+        self.mending().contains(id)
     }
 
     /// A poisoned lock is harmless: every entry is written whole.
@@ -336,9 +445,9 @@ mod tests {
         board.set_mending(id);
         let mending = "a damaged block was found in it and is being fetched again: waiting for its turn";
         assert_eq!(details(&board).unwrap(), mending);
-        board.set(id, Live::Queued { ahead: Some(0), next_try_at: None, last_try: None, progress: None });
+        board.schedule().add(id, UserId(1));
         assert!(details(&board).unwrap().ends_with("fetched again: next in the queue"));
-        board.clear(&id);
+        board.schedule().remove(id);
         assert_eq!(details(&board).unwrap(), mending);
         assert!(!board.live(&id).unwrap().is_fetching());
         board.forget(&id);

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::Deserialize;
+
+use crate::dag::walk::WalkLimits;
 
 /// Section `[pins]`; every key is explained in `config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +26,27 @@ pub struct Options {
     /// A pin fails when nobody who has what it lacks was found for this long.
     #[serde(with = "friendly")]
     pub give_up_after: Duration,
+    /// How long a pin may fetch while others wait for a slot.
+    #[serde(with = "friendly")]
+    pub turn: Duration,
+    /// How long a pin lasts whose client doesn't say; zero for ever.
+    #[serde(with = "friendly")]
+    pub lifetime: Duration,
     /// Distinct blocks of one DAG.
     pub blocks_max: u64,
+    /// Bytes of the distinct blocks of one DAG; zero for no bound.
+    pub bytes_max: ByteSize,
+    /// Links from the root of a DAG to any of its blocks.
+    pub depth_max: u32,
+}
+
+impl Options {
+    /// What a DAG may be.
+    pub fn dag_limits(&self) -> WalkLimits {
+        let bytes_max = match self.bytes_max.as_u64() {
+            0 => u64::MAX,
+            bytes => bytes,
+        };
+        WalkLimits { blocks_max: self.blocks_max, bytes_max, depth_max: self.depth_max }
+    }
 }

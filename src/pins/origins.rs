@@ -25,6 +25,24 @@ struct Origin {
     pins: HashSet<PinId>,
     next_dial_at: Instant,
     wait: Duration,
+    is_connected: bool,
+    /// Why it couldn't be dialled, when it was last tried.
+    problem: Option<String>,
+}
+
+/// What is known of those whom a pin names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// For each peer, a sentence that says how it goes.
+    pub all: Vec<String>,
+    /// Those of them that aren't connected.
+    pub problems: Vec<String>,
+    /// How many peers are connected.
+    pub connected: usize,
+    /// How many peers there are.
+    pub peers: usize,
+    /// How many origins there are, peers and gateways.
+    pub named: usize,
 }
 
 /// All origins of unfinished pins.
@@ -80,7 +98,8 @@ impl Origins {
             let origin = self.peers.entry(peer).or_insert_with(|| {
                 new.push(peer);
                 self.dials.insert((now, peer));
-                Origin { addresses: Vec::new(), pins: HashSet::new(), next_dial_at: now, wait: REDIAL_MIN }
+                let (addresses, pins) = (Vec::new(), HashSet::new());
+                Origin { addresses, pins, next_dial_at: now, wait: REDIAL_MIN, is_connected: false, problem: None }
             });
             origin.pins.insert(record.id);
             if let Some(address) = address
@@ -146,8 +165,51 @@ impl Origins {
     pub fn connected(&mut self, peer: &PeerId, now: Instant) {
         if let Some(origin) = self.peers.get_mut(peer) {
             origin.wait = REDIAL_MIN;
+            origin.is_connected = true;
+            origin.problem = None;
             reschedule(&mut self.dials, *peer, origin, now + REDIAL_MIN);
         }
+    }
+
+    /// A peer is connected no longer.
+    pub fn gone(&mut self, peer: &PeerId) {
+        if let Some(origin) = self.peers.get_mut(peer) {
+            origin.is_connected = false;
+            origin.problem = Some("its connection was closed".to_owned());
+        }
+    }
+
+    /// A peer couldn't be dialled.
+    pub fn failed(&mut self, peer: &PeerId, problem: String) {
+        if let Some(origin) = self.peers.get_mut(peer).filter(|origin| !origin.is_connected) {
+            origin.problem = Some(problem);
+        }
+    }
+
+    /// What is known of the peers that a pin names, and how many gateways it names beside them.
+    pub fn tried(&self, pin: PinId) -> Tried {
+        let mut tried = Tried { named: self.gateways_of(pin).len(), ..Tried::default() };
+        for peer in self.of(pin) {
+            let Some(origin) = self.peers.get(peer) else { continue };
+            tried.named += 1;
+            tried.peers += 1;
+            if origin.is_connected {
+                tried.connected += 1;
+                tried.all.push(format!("{peer}: connected"));
+                continue;
+            }
+            let problem = match &origin.problem {
+                Some(problem) => problem.as_str(),
+                None if origin.addresses.is_empty() => {
+                    "it has no address that can be dialled, and hasn't connected itself"
+                }
+                None => "it has not answered yet",
+            };
+            let sentence = format!("{peer}: {problem}");
+            tried.all.push(sentence.clone());
+            tried.problems.push(sentence);
+        }
+        tried
     }
 
     /// The peers to dial now, each with its addresses. Dialling a connected peer does nothing.
@@ -194,6 +256,7 @@ mod tests {
             origins_skipped: Vec::new(),
             meta: BTreeMap::new(),
             created_ms: 0,
+            expires_ms: None,
             state: PinState::Queued,
             retained_roots: Vec::new(),
         }
@@ -251,5 +314,38 @@ mod tests {
         assert!(origins.add(&second, now).is_empty());
         assert!(origins.remove(first.id).is_empty());
         assert_eq!(origins.remove(second.id).len(), 1);
+    }
+
+    #[test]
+    fn how_each_origin_goes_is_told() {
+        let (mut origins, now) = (Origins::new(Profile::Public, PeerId::random()), Instant::now());
+        let (first, second, third) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let texts = [
+            format!("/ip4/8.8.8.8/tcp/1/p2p/{first}"),
+            format!("/ip4/8.8.4.4/tcp/1/p2p/{second}"),
+            format!("/ip4/10.0.0.1/tcp/1/p2p/{third}"),
+            "/dns/example.org/https".to_owned(),
+        ];
+        let record = record(&texts.each_ref().map(String::as_str));
+        origins.add(&record, now);
+        let tried = origins.tried(record.id);
+        assert_eq!((tried.named, tried.connected, tried.problems.len()), (4, 0, 3));
+        assert!(tried.problems[0].ends_with("it has not answered yet"), "{tried:?}");
+        assert!(tried.problems[2].contains("no address that can be dialled"), "{tried:?}");
+
+        origins.failed(&first, "refused".to_owned());
+        origins.connected(&second, now);
+        origins.failed(&second, "a late failure of another address".to_owned());
+        let tried = origins.tried(record.id);
+        assert_eq!(tried.connected, 1);
+        assert_eq!(tried.problems[0], format!("{first}: refused"));
+        assert!(tried.all.contains(&format!("{second}: connected")), "{tried:?}");
+
+        origins.gone(&second);
+        origins.connected(&first, now);
+        let tried = origins.tried(record.id);
+        assert_eq!(tried.problems[0], format!("{second}: its connection was closed"));
+        origins.remove(record.id);
+        assert_eq!(origins.tried(record.id), Tried::default());
     }
 }

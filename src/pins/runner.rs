@@ -1,32 +1,46 @@
 //! Carries the pins out: gives each its turn, dials its origins, fetches its DAG, and records how it ended.
 //!
-//! One task owns the schedule. What it decides is durable before anyone hears of it; a restart finds every unfinished pin
-//! in the records and goes on.
+//! One task owns what runs. What it decides is durable before anyone hears of it; a restart finds every unfinished pin
+//! in the records and goes on. Pins with the same DAG share one fetch (`jobs`), whoever made them.
 
-use std::collections::{HashMap, HashSet};
+mod jobs;
+mod outcome;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cid::Cid;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{self, AbortHandle, JoinError, JoinHandle, JoinSet};
+use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 
+use self::jobs::{DagKey, Job, Jobs};
 use super::Options;
-use super::board::{Board, Live, PinChange, Place, Progress};
+use super::board::{Board, Doing, LastTry, PinChange, Place, Progress};
 use super::origins::Origins;
-use super::schedule::Schedule;
-use crate::dag::walk::WalkError;
+use super::schedule::{Schedule, ScheduleLimits};
 use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, LocalDag, Sources};
-use crate::model::{Failure, FailureCode, PinId, PinRecord, PinState};
+use crate::model::{Failure, FailureCode, PinId, PinRecord, PinState, UserId};
 use crate::net::{NodeEvent, NodeHandle};
 use crate::store::blocks::{BlocksError, Shortage};
-use crate::store::records::{Records, RecordsError};
+use crate::store::records::{Finished, Quota, Records, RecordsError, over_quota};
 
 /// Records that are read at a time when the unfinished pins are loaded.
 const PAGE_RECORDS: usize = 1000;
 
-/// How often running pins are looked at: progress for the board, origins to dial, waits that are over.
+/// How often running pins are looked at: progress for the board, origins to dial, turns, quotas and waits that are over.
 const TICK: Duration = Duration::from_millis(500);
+
+/// Pins that go along with a fetch at once when it begins; further ones with the same DAG follow as their turns come.
+const JOINED_AT_ONCE_MAX: usize = 256;
+
+/// Ends of pins that are being written down; no further fetch begins while there are more.
+const ENDINGS_MAX: usize = 1024;
+
+/// Who knows how much an account may pin.
+pub trait Quotas: Send + Sync {
+    /// How much this account may pin, all its pins together.
+    fn quota(&self, user: UserId) -> Quota;
+}
 
 /// Why the runner stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -39,16 +53,13 @@ pub enum RunnerError {
     Panicked,
 }
 
-/// A running fetch.
-struct Active {
-    record: Arc<PinRecord>,
-    progress: watch::Receiver<FetchProgress>,
-    abort: AbortHandle,
-    /// One of its origins connected, or a peer offered its root, since it was started.
-    news: bool,
+/// A pin whose end was to be written down.
+struct Ending {
+    pin: PinId,
+    state: PinState,
+    progress: Progress,
+    outcome: Result<Finished, RecordsError>,
 }
-
-type Outcome = (PinId, Result<LocalDag, FetchError>);
 
 /// The runner.
 pub struct Runner {
@@ -56,18 +67,19 @@ pub struct Runner {
     board: Arc<Board>,
     node: NodeHandle,
     fetcher: Fetcher,
+    quotas: Arc<dyn Quotas>,
     options: Options,
-    schedule: Schedule,
     origins: Origins,
-    active: HashMap<PinId, Active>,
-    tasks: JoinSet<Outcome>,
-    /// Since when each pin that was tried has found nobody who has what it lacks.
+    jobs: Jobs,
+    tasks: JoinSet<Result<LocalDag, FetchError>>,
+    endings: JoinSet<Ending>,
+    /// Since when each pin that was tried has found nobody who has what it lacks, or no room.
     hopeless_since: HashMap<PinId, Instant>,
     /// Pins that wait for room in the store.
     starved: HashSet<PinId>,
     shortage: watch::Receiver<Option<Shortage>>,
     /// Roots of waiting pins, which newly connected peers are asked for.
-    watched: HashMap<PinId, Cid>,
+    watched: HashMap<PinId, cid::Cid>,
 }
 
 /// The runner's task, to stop and join.
@@ -113,21 +125,23 @@ impl Runner {
         board: Arc<Board>,
         node: NodeHandle,
         fetcher: Fetcher,
+        quotas: Arc<dyn Quotas>,
         shortage: watch::Receiver<Option<Shortage>>,
         options: Options,
     ) -> Self {
-        let schedule = Schedule::new(options.active_max, options.retry_min, options.retry_max);
+        *board.schedule() = Schedule::new(ScheduleLimits::from(&options));
         let origins = Origins::new(node.profile().clone(), node.peer_id());
         Self {
             records,
             board,
             node,
             fetcher,
+            quotas,
             options,
-            schedule,
             origins,
-            active: HashMap::new(),
+            jobs: Jobs::default(),
             tasks: JoinSet::new(),
+            endings: JoinSet::new(),
             hopeless_since: HashMap::new(),
             starved: HashSet::new(),
             shortage,
@@ -156,25 +170,28 @@ impl Runner {
             tokio::select! {
                 _ = &mut stopped => break,
                 Some(change) = changes.recv() => match change {
-                    PinChange::Added(record) => self.add(&record).await,
+                    PinChange::Added(record) => self.add(record).await,
                     PinChange::Removed(pin) => self.remove(pin).await,
                     PinChange::Requeued(record) => {
                         self.board.set_mending(record.id);
-                        self.add(&record).await;
+                        self.add(record).await;
                     }
                     PinChange::RestartFetches(answer) => {
-                        self.restart_fetches().await;
+                        self.restart_fetches();
                         // Who asked may have stopped.
                         let _ = answer.send(());
                     }
                 },
-                Some(event) = events.recv() => self.handle_node_event(&event),
+                Some(event) = events.recv() => self.handle_node_event(event),
                 Ok(()) = self.shortage.changed() => self.handle_space(),
                 Some(outcome) = self.tasks.join_next_with_id() => self.handle_outcome(outcome).await,
+                Some(ending) = self.endings.join_next() => self.handle_ending(ending).await,
                 _ = tick.tick() => self.handle_tick().await,
             }
         }
         self.tasks.shutdown().await;
+        // What has ended is written down; the records answer until they are closed.
+        while self.endings.join_next().await.is_some() {}
         Ok(())
     }
 
@@ -188,8 +205,8 @@ impl Runner {
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             count += page.len();
-            for record in &page {
-                self.add(record).await;
+            for record in page {
+                self.add(Arc::new(record)).await;
             }
         }
         if count > 0 {
@@ -198,20 +215,26 @@ impl Runner {
         Ok(())
     }
 
-    async fn add(&mut self, record: &PinRecord) {
-        self.schedule.add(record.id, record.user);
-        for peer in self.origins.add(record, Instant::now()) {
+    async fn add(&mut self, record: Arc<PinRecord>) {
+        let pin = record.id;
+        self.board.schedule().add(pin, record.user);
+        let dag = self.jobs.add(pin, &record.root);
+        for peer in self.origins.add(&record, Instant::now()) {
             let _ = self.node.protect(peer).await;
+        }
+        if self.jobs.get_mut(dag).is_some() {
+            self.join(dag, record).await;
         }
         self.dial_due().await;
     }
 
-    /// A pin is finished or gone: nothing of it stays here.
+    /// A pin is finished or gone: nothing of it stays here. A fetch that nobody else needs ends.
     async fn remove(&mut self, pin: PinId) {
-        if let Some(active) = self.active.remove(&pin) {
-            active.abort.abort();
+        self.leave_job(pin);
+        if let Some(job) = self.jobs.remove(pin) {
+            job.abort.abort();
         }
-        self.schedule.remove(pin);
+        self.board.schedule().remove(pin);
         self.hopeless_since.remove(&pin);
         self.starved.remove(&pin);
         for peer in self.origins.remove(pin) {
@@ -221,12 +244,21 @@ impl Runner {
         self.board.forget(&pin);
     }
 
+    /// Takes a pin out of its fetch, which goes on for the others, or ends.
+    fn leave_job(&mut self, pin: PinId) {
+        if let Some(successor) = self.jobs.successor(pin) {
+            self.board.schedule().hand_over(pin, successor);
+        }
+        if let Some(job) = self.jobs.take_out(pin) {
+            job.abort.abort();
+        }
+    }
+
     /// Begins every running fetch anew. An old one that has ended just now isn't heard any more.
-    async fn restart_fetches(&mut self) {
-        let active: Vec<Active> = self.active.drain().map(|(_, active)| active).collect();
-        for active in active {
-            active.abort.abort();
-            self.start(active.record).await;
+    fn restart_fetches(&mut self) {
+        for (dag, job) in self.jobs.drain() {
+            job.abort.abort();
+            self.fetch(dag, job.root, job.lead, job.members);
         }
     }
 
@@ -237,7 +269,9 @@ impl Runner {
     }
 
     async fn start_next(&mut self) {
-        while let Some(pin) = self.schedule.start_next() {
+        while self.endings.len() < ENDINGS_MAX {
+            let next = self.board.schedule().start_next();
+            let Some(pin) = next else { return };
             match self.records.get(pin) {
                 Ok(Some(record)) if record.state == PinState::Queued => self.start(Arc::new(record)).await,
                 Ok(_) => self.remove(pin).await,
@@ -250,91 +284,173 @@ impl Runner {
     }
 
     async fn start(&mut self, record: Arc<PinRecord>) {
-        let pin = record.id;
+        let (pin, root) = (record.id, record.root);
+        let Some(dag) = self.jobs.dag_of(pin) else { return };
+        if self.jobs.get_mut(dag).is_some() {
+            self.join(dag, record).await;
+            return;
+        }
+        self.prepare(pin).await;
+        self.fetch(dag, root, pin, BTreeMap::from([(pin, record)]));
+        for other in self.jobs.unfinished(dag, JOINED_AT_ONCE_MAX) {
+            if other != pin
+                && let Ok(Some(record)) = self.records.get(other)
+                && record.state == PinState::Queued
+            {
+                self.join(dag, Arc::new(record)).await;
+            }
+        }
+        self.dial_due().await;
+    }
+
+    /// A pin is tried: it waits for nothing any longer.
+    async fn prepare(&mut self, pin: PinId) {
         self.unwatch(pin).await;
         self.starved.remove(&pin);
         self.hopeless_since.entry(pin).or_insert_with(Instant::now);
         self.origins.hurry(pin, Instant::now());
-        self.dial_due().await;
-        let (sender, progress) = watch::channel(FetchProgress::new(Instant::now()));
-        let limits = FetchLimits { blocks_max: self.options.blocks_max, stall_timeout: self.options.stall_timeout };
-        let (fetcher, root) = (self.fetcher.clone(), record.root);
-        let (peers, gateways) = (self.origins.of(pin).to_vec(), self.origins.gateways_of(pin).to_vec());
-        let sources = Sources { peers, gateways };
-        let abort = self.tasks.spawn(async move { (pin, fetcher.fetch(root, sources, limits, &sender).await) });
-        let live = Live::Fetching(Place::from(&*record), shown(&progress.borrow()));
-        self.board.set(pin, live);
-        self.active.insert(pin, Active { record, progress, abort, news: false });
     }
 
-    async fn handle_outcome(&mut self, outcome: Result<(task::Id, Outcome), JoinError>) {
-        let (pin, result) = match outcome {
-            // Of a pin that was removed while its fetch ended, or whose fetch was begun anew, there is another one or none.
-            Ok((id, (pin, _))) if self.active.get(&pin).is_none_or(|active| active.abort.id() != id) => return,
-            Ok((_, outcome)) => outcome,
+    /// A pin goes along with the fetch of its DAG that runs, and brings its sources.
+    async fn join(&mut self, dag: DagKey, record: Arc<PinRecord>) {
+        let pin = record.id;
+        self.prepare(pin).await;
+        let sources = self.sources_of(pin);
+        let Some(job) = self.jobs.get_mut(dag) else { return };
+        if job.members.contains_key(&pin) {
+            return;
+        }
+        // A fetch that has just ended doesn't need them.
+        let _ = job.more.send(sources);
+        let doing = Doing::Fetching(Place::from(&*record), shown(&job.progress.borrow()));
+        job.members.insert(pin, record);
+        self.board.schedule().join(pin);
+        self.board.set(pin, doing);
+    }
+
+    fn sources_of(&self, pin: PinId) -> Sources {
+        Sources { peers: self.origins.of(pin).to_vec(), gateways: self.origins.gateways_of(pin).to_vec() }
+    }
+
+    fn fetch(&mut self, dag: DagKey, root: cid::Cid, lead: PinId, members: BTreeMap<PinId, Arc<PinRecord>>) {
+        let (sender, progress) = watch::channel(FetchProgress::new(Instant::now()));
+        let (more, further) = mpsc::unbounded_channel();
+        let limits = FetchLimits { dag: self.options.dag_limits(), stall_timeout: self.options.stall_timeout };
+        for pin in members.keys() {
+            let _ = more.send(self.sources_of(*pin));
+        }
+        let fetcher = self.fetcher.clone();
+        let abort = self.tasks.spawn(async move { fetcher.fetch(root, further, limits, &sender).await });
+        for (pin, record) in &members {
+            self.board.set(*pin, Doing::Fetching(Place::from(&**record), shown(&progress.borrow())));
+        }
+        let news = BTreeSet::new();
+        self.jobs.begin(dag, Job { root, lead, members, progress, more, abort, news });
+    }
+
+    async fn handle_outcome(&mut self, outcome: Result<(task::Id, Result<LocalDag, FetchError>), JoinError>) {
+        let (id, result) = match outcome {
+            Ok((id, result)) => (id, Ok(result)),
             Err(error) if error.is_cancelled() => return,
-            Err(error) => {
-                // A panic is a bug, but one pin's bug must not keep a slot for ever.
-                tracing::error!(%error, "a fetch panicked");
-                let lost = self.active.iter().find(|(_, active)| active.abort.id() == error.id()).map(|(pin, _)| *pin);
-                if let Some(pin) = lost {
-                    let progress = self.active.remove(&pin).map(|active| shown(&active.progress.borrow()));
-                    self.wait(pin, "an internal error; see the log".into(), progress);
-                }
-                return;
-            }
+            // A panic is a bug, but one pin's bug must not keep a slot for ever.
+            Err(error) => (error.id(), Err(error)),
         };
-        let Some(active) = self.active.remove(&pin) else { return };
-        let progress = shown(&active.progress.borrow());
+        let Some(job) = self.jobs.end(id) else { return };
+        let progress = shown(&job.progress.borrow());
+        let members = job.members.into_values();
         match result {
-            Ok(dag) => {
-                let state = PinState::Pinned { blocks: dag.blocks, bytes: dag.bytes };
-                self.finish(pin, state, progress).await;
+            Ok(Ok(dag)) => {
+                for record in members {
+                    let state = PinState::Pinned { blocks: dag.blocks, bytes: dag.bytes };
+                    self.finish(&record, state, progress.clone());
+                }
             }
-            Err(FetchError::Dag(error)) => {
-                let failure = Failure { code: failure_code(&error), sentence: error.to_string() };
-                self.finish(pin, PinState::Failed(failure), progress).await;
+            Ok(Err(FetchError::Dag(error))) => {
+                for record in members {
+                    self.finish(&record, PinState::Failed(outcome::of_dag(&error)), progress.clone());
+                }
             }
-            Err(FetchError::Stalled { had_provider, gateways }) => {
-                let news = active.news && !had_provider;
-                let sentence = stall_sentence(&active.record, had_provider, &gateways, &progress);
-                self.handle_stall(&active.record, had_provider, news, sentence, progress).await;
+            Ok(Err(FetchError::Stalled { had_provider, gateways })) => {
+                for record in members {
+                    let news = job.news.contains(&record.id) && !had_provider;
+                    self.handle_stall(&record, had_provider, news, &gateways, progress.clone()).await;
+                }
             }
-            Err(FetchError::Store(BlocksError::NoSpace(shortage))) => {
-                // It isn't hopeless: it goes on when there is room.
-                self.hopeless_since.remove(&pin);
-                self.schedule.stalled(pin, Instant::now(), rand::random());
-                self.board.set(pin, Live::NoRoom { shortage: shortage.to_string(), progress });
-                self.starved.insert(pin);
+            Ok(Err(FetchError::Store(BlocksError::NoSpace(shortage)))) => {
+                for record in members {
+                    self.handle_no_space(&record, &shortage, progress.clone());
+                }
                 // The room may have come in between.
                 self.handle_space();
             }
-            Err(FetchError::Store(error)) => {
-                tracing::error!(%pin, %error, "a pin can't be stored");
-                self.wait(pin, format!("the block store can't take it: {error}"), Some(progress));
+            Ok(Err(FetchError::Store(error))) => {
+                tracing::error!(root = %job.root, %error, "a pin can't be stored");
+                for record in members {
+                    self.wait(record.id, format!("the block store can't take it: {error}"), Some(progress.clone()));
+                }
             }
-            Err(error @ (FetchError::Node(_) | FetchError::Stopping)) => {
-                tracing::warn!(%pin, %error, "a fetch was cut off");
-                self.wait(pin, "it was cut off; see the log".into(), Some(progress));
+            Ok(Err(error @ (FetchError::Node(_) | FetchError::Stopping))) => {
+                tracing::warn!(root = %job.root, %error, "a fetch was cut off");
+                for record in members {
+                    self.wait(record.id, "it was cut off; see the log".into(), Some(progress.clone()));
+                }
+            }
+            Err(error) => {
+                tracing::error!(root = %job.root, %error, "a fetch panicked");
+                for record in members {
+                    self.wait(record.id, "an internal error; see the log".into(), Some(progress.clone()));
+                }
             }
         }
     }
 
-    async fn finish(&mut self, pin: PinId, state: PinState, progress: Progress) {
-        match self.records.finish(pin, state.clone()).await {
-            Ok(true) => {
+    /// Writes down how a pin ended, beside everything else; [`Runner::handle_ending`] follows.
+    fn finish(&mut self, record: &PinRecord, state: PinState, progress: Progress) {
+        let (pin, records) = (record.id, Arc::clone(&self.records));
+        // What was pinned once stays so, even where the account may pin less now.
+        let quota = self.quotas.quota(record.user).bytes.filter(|_| !self.board.is_mending(&pin));
+        self.board.schedule().ending(pin);
+        self.endings.spawn(async move {
+            let outcome = records.finish_within(pin, state.clone(), quota).await;
+            Ending { pin, state, progress, outcome }
+        });
+    }
+
+    async fn handle_ending(&mut self, ending: Result<Ending, JoinError>) {
+        // Nothing in these tasks panics, and they are cancelled only when the program ends.
+        let Ok(Ending { pin, state, progress, outcome }) = ending else { return };
+        match outcome {
+            Ok(Finished::Yes) => {
                 match &state {
                     PinState::Pinned { blocks, bytes } => tracing::info!(%pin, blocks, bytes, "pinned"),
                     PinState::Failed(failure) => tracing::info!(%pin, reason = failure.sentence, "a pin failed"),
                     PinState::Queued => {}
                 }
-                self.remove(pin).await;
+                self.forget_ended(pin).await;
             }
-            Ok(false) => self.remove(pin).await,
+            Ok(Finished::OverQuota(failure)) => {
+                tracing::info!(%pin, reason = failure.sentence, "a pin failed");
+                self.forget_ended(pin).await;
+            }
+            Ok(Finished::Gone) => self.remove(pin).await,
             Err(error) => {
                 tracing::error!(%pin, %error, "the end of a pin can't be recorded");
                 self.wait(pin, "its record can't be written; see the log".into(), Some(progress));
             }
+        }
+    }
+
+    /// A pin has ended, unless it was queued again since that was written down: then the news came while it was still known.
+    async fn forget_ended(&mut self, pin: PinId) {
+        let is_mending = self.board.is_mending(&pin);
+        self.remove(pin).await;
+        if let Ok(Some(record)) = self.records.get(pin)
+            && record.state == PinState::Queued
+        {
+            if is_mending {
+                self.board.set_mending(pin);
+            }
+            self.add(Arc::new(record)).await;
         }
     }
 
@@ -343,22 +459,26 @@ impl Runner {
         record: &PinRecord,
         had_provider: bool,
         news: bool,
-        sentence: String,
+        gateways: &[String],
         progress: Progress,
     ) {
         let pin = record.id;
+        let mut tried = self.origins.tried(pin);
+        tried.problems.extend_from_slice(gateways);
+        tried.all.extend_from_slice(gateways);
+        let failure = outcome::of_stall(record, had_provider, &tried, &progress);
+        let progress = Progress { tried: failure.tried.clone().into(), ..progress };
         // A block that came is hope: only a pin that nobody could help for so long is given up.
         let since = self.hopeless_since.entry(pin).or_insert(progress.began_at);
         if let Some(last_block_at) = progress.last_block_at {
             *since = last_block_at;
         }
         if since.elapsed() >= self.options.give_up_after {
-            let code = if had_provider { FailureCode::Stalled } else { FailureCode::NoProvider };
-            self.finish(pin, PinState::Failed(Failure { code, sentence }), progress).await;
+            self.finish(record, PinState::Failed(failure), progress);
             return;
         }
-        tracing::debug!(%pin, sentence, "a pin stalled");
-        self.wait(pin, sentence, Some(progress));
+        tracing::debug!(%pin, reason = failure.sentence, "a pin stalled");
+        self.wait(pin, failure.sentence, Some(progress));
         if news {
             // It came too late for this try, and just in time for the next.
             self.wake(pin);
@@ -368,11 +488,26 @@ impl Runner {
         let _ = self.node.watch(record.root).await;
     }
 
+    /// A pin waits for room; one that waits for too long fails.
+    fn handle_no_space(&mut self, record: &PinRecord, shortage: &Shortage, progress: Progress) {
+        let pin = record.id;
+        let since = *self.hopeless_since.entry(pin).or_insert(progress.began_at);
+        if since.elapsed() >= self.options.give_up_after {
+            let sentence = format!("there was no room for it: {shortage}");
+            let failure = Failure { code: FailureCode::NoRoom, sentence, tried: Vec::new() };
+            self.finish(record, PinState::Failed(failure), progress);
+            return;
+        }
+        self.board.schedule().stalled(pin, Instant::now(), rand::random(), progress.last_block_at.is_some());
+        self.board.set(pin, Doing::NoRoom { shortage: shortage.to_string(), progress });
+        self.starved.insert(pin);
+    }
+
     /// Gives the slot back until the next try.
     fn wait(&mut self, pin: PinId, last_try: String, progress: Option<Progress>) {
-        let next_try_at = self.schedule.stalled(pin, Instant::now(), rand::random());
-        let live = Live::Queued { ahead: None, next_try_at: Some(next_try_at), last_try: Some(last_try), progress };
-        self.board.set(pin, live);
+        let progressed = progress.as_ref().is_some_and(|progress| progress.last_block_at.is_some());
+        self.board.schedule().stalled(pin, Instant::now(), rand::random(), progressed);
+        self.board.set(pin, Doing::Tried(LastTry { sentence: last_try, progress }));
     }
 
     /// Lets the pins that waited for room go on, if there is some.
@@ -384,14 +519,22 @@ impl Runner {
         }
     }
 
-    fn handle_node_event(&mut self, event: &NodeEvent) {
+    fn handle_node_event(&mut self, event: NodeEvent) {
         let pins = match event {
             NodeEvent::PeerConnected(peer) => {
-                self.origins.connected(peer, Instant::now());
-                self.origins.pins_of(peer)
+                self.origins.connected(&peer, Instant::now());
+                self.origins.pins_of(&peer)
+            }
+            NodeEvent::PeerGone(peer) => {
+                self.origins.gone(&peer);
+                return;
+            }
+            NodeEvent::DialFailed(peer, reason) => {
+                self.origins.failed(&peer, reason);
+                return;
             }
             NodeEvent::Offered(root) => {
-                self.watched.iter().filter(|(_, watched)| *watched == root).map(|(pin, _)| *pin).collect()
+                self.watched.iter().filter(|(_, watched)| **watched == root).map(|(pin, _)| *pin).collect()
             }
         };
         for pin in pins {
@@ -400,23 +543,76 @@ impl Runner {
     }
 
     fn wake(&mut self, pin: PinId) {
-        if let Some(active) = self.active.get_mut(&pin) {
-            active.news = true;
+        if let Some(job) = self.jobs.of_mut(pin) {
+            job.news.insert(pin);
         }
-        if self.schedule.wake(pin) {
-            self.board.clear(&pin);
-        }
+        self.board.schedule().wake(pin);
     }
 
     async fn handle_tick(&mut self) {
-        for (pin, active) in &self.active {
-            let place = Place::from(&*active.record);
-            self.board.set(*pin, Live::Fetching(place, shown(&active.progress.borrow())));
+        let now = Instant::now();
+        for job in self.jobs.running() {
+            let progress = shown(&job.progress.borrow());
+            for (pin, record) in &job.members {
+                let tried = self.origins.tried(*pin).all.into();
+                let progress = Progress { tried, ..progress.clone() };
+                self.board.set(*pin, Doing::Fetching(Place::from(&**record), progress));
+            }
         }
-        for pin in self.schedule.handle_timeout(Instant::now()) {
-            self.board.clear(&pin);
+        {
+            let mut schedule = self.board.schedule();
+            for (lead, at) in self.jobs.first_blocks() {
+                schedule.progressed(lead, at);
+            }
+            schedule.handle_timeout(now);
         }
+        self.end_turns(now);
+        self.keep_quotas();
         self.dial_due().await;
+    }
+
+    /// One whose turn is over makes place for the next one that waits.
+    fn end_turns(&mut self, now: Instant) {
+        let overdue = self.board.schedule().overdue(now);
+        let Some(job) = overdue.and_then(|lead| self.jobs.of_mut(lead)) else { return };
+        job.abort.abort();
+        let progress = shown(&job.progress.borrow());
+        for pin in job.members.keys().copied().collect::<Vec<_>>() {
+            self.jobs.take_out(pin);
+            self.board.schedule().yielded(pin);
+            let sentence = "it made place for others, as it takes long, and goes on where it is".to_owned();
+            self.board.set(pin, Doing::Tried(LastTry { sentence, progress: Some(progress.clone()) }));
+        }
+    }
+
+    /// Ends the fetches of accounts that have as much as they may, the newest first.
+    fn keep_quotas(&mut self) {
+        let mut of_users: BTreeMap<UserId, BTreeMap<PinId, (Arc<PinRecord>, Progress)>> = BTreeMap::new();
+        for job in self.jobs.running() {
+            let progress = shown(&job.progress.borrow());
+            for (pin, record) in &job.members {
+                let pins = of_users.entry(record.user).or_default();
+                pins.insert(*pin, (Arc::clone(record), progress.clone()));
+            }
+        }
+        for (user, pins) in of_users {
+            let Some(quota) = self.quotas.quota(user).bytes else { continue };
+            let Ok(usage) = self.records.usage(user) else { continue };
+            let mut bytes = usage.bytes;
+            let mut counted = HashSet::new();
+            for (pin, (record, progress)) in pins {
+                let is_new = self.jobs.dag_of(pin).is_none_or(|dag| counted.insert(dag));
+                bytes = bytes.saturating_add(if is_new { progress.bytes_fetched } else { 0 });
+                if bytes <= quota
+                    || self.board.is_mending(&pin)
+                    || self.records.has_pinned(user, &record.root).unwrap_or(false)
+                {
+                    continue;
+                }
+                self.leave_job(pin);
+                self.finish(&record, PinState::Failed(over_quota(quota)), progress);
+            }
+        }
     }
 
     async fn dial_due(&mut self) {
@@ -431,43 +627,14 @@ fn shown(progress: &FetchProgress) -> Progress {
         blocks_fetched: progress.blocks_fetched,
         blocks_known: progress.blocks_known,
         bytes_fetched: progress.bytes_fetched,
+        // What its root says may be wrong.
+        bytes_known: progress.bytes_told.map(|told| told.max(progress.bytes_fetched)),
         bytes_per_second: progress.bytes_per_second,
         peers: progress.providers,
         last_block_at: progress.last_block_at,
         began_at: progress.began_at,
+        tried: Arc::default(),
     }
-}
-
-fn failure_code(error: &WalkError) -> FailureCode {
-    match error {
-        WalkError::Invalid { .. } => FailureCode::BlockInvalid,
-        WalkError::Unsupported { .. } | WalkError::UnsupportedRoot { .. } => FailureCode::Unsupported,
-        WalkError::TooLarge { .. } => FailureCode::TooLarge,
-    }
-}
-
-fn stall_sentence(record: &PinRecord, had_provider: bool, gateways: &[String], progress: &Progress) -> String {
-    let reached = format!("{} of {} known blocks are here", progress.blocks_fetched, progress.blocks_known);
-    let mut sentence = if had_provider && progress.last_block_at.is_none() {
-        format!("nobody who was asked for the content sent any of it; {reached}")
-    } else if had_provider {
-        format!("the peers that had the content stopped sending; {reached}")
-    } else if record.origins.is_empty() {
-        format!(
-            "no origins were given and no connected peer has the content; {reached}. Keep a node that has it connected to one of the delegates"
-        )
-    } else if gateways.len() == record.origins.len() {
-        format!("none of the origins could be asked and no other peer has the content; {reached}")
-    } else {
-        format!(
-            "none of the origins is connected and no other peer has the content; {reached}. Keep the node that has it running, and connected to one of the delegates"
-        )
-    };
-    for gateway in gateways {
-        sentence.push_str("; ");
-        sentence.push_str(gateway);
-    }
-    sentence
 }
 
 #[cfg(test)]

@@ -10,16 +10,20 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, watch};
 
 use crate::model::limits::{
     DELEGATES_MAX, LISTS_RUNNING_MAX, LISTS_SCANNING_MAX, META_BYTES_MAX, META_PAIRS_MAX, NAME_CHARS_MAX,
-    ORIGIN_BYTES_MAX, ORIGINS_MAX, ORIGINS_SKIPPED_MAX, PAGE_BYTES_MAX,
+    ORIGIN_BYTES_MAX, ORIGINS_MAX, ORIGINS_SKIPPED_MAX, PAGE_BYTES_MAX, WATCHERS_MAX,
 };
 use crate::model::query::{NameMatch, Query, Status};
 use crate::model::{PinId, PinRecord, PinState, UserId, cids};
 use crate::pins::board::{Board, Live, PinChange};
-use crate::store::records::{AddRefusal, NewPin};
+use crate::pins::expiry;
+use crate::pins::webhooks::{Retries, Webhooks};
+use crate::retrieval::post::Caller;
+use crate::store::records::{AddRefusal, NewPin, Quota};
 use crate::store::{Records, RecordsError};
 
 pub use operator::{OwnedPage, OwnedPin, StatusCounts};
@@ -44,6 +48,17 @@ pub enum OriginUse {
     Nothing(String),
 }
 
+/// Whose pins are meant, and how much that account may pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The account.
+    pub user: UserId,
+    /// How much it may pin.
+    pub quota: Quota,
+    /// How long its pins last whose client doesn't say, where that differs from what the configuration says; zero for ever.
+    pub pin_lifetime: Option<Duration>,
+}
+
 /// What a client wants to pin, as it wrote it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PinInput {
@@ -66,6 +81,8 @@ pub struct PinView {
     pub status: Status,
     /// More about that.
     pub info: BTreeMap<String, String>,
+    /// Whom it names or was tried with, a sentence for each of how that went; none of a pinned pin.
+    pub tried: Vec<String>,
     /// Addresses under which the client reaches the node.
     pub delegates: Arc<[String]>,
 }
@@ -114,6 +131,15 @@ pub enum PinError {
         /// How long to wait.
         wait: Duration,
     },
+    /// The account has as many pins, or has pinned as many bytes, as it may; the sentence is for the client.
+    #[error("{0}")]
+    OverQuota(String),
+    /// There is no such account; the sentence says which.
+    #[error("{0}")]
+    NoSuchAccount(String),
+    /// The account is being deleted, or was.
+    #[error("the account is gone")]
+    AccountClosed,
     /// Records can't be read or written.
     #[error(transparent)]
     Records(#[from] RecordsError),
@@ -125,13 +151,20 @@ pub enum PinError {
 /// The pins of all accounts.
 #[derive(Clone)]
 pub struct PinService {
-    records: Arc<Records>,
-    board: Arc<Board>,
+    pub(super) records: Arc<Records>,
+    pub(super) board: Arc<Board>,
     network: Arc<dyn NetworkView>,
     /// One permit for each list that may be read at the same time.
     lists: Arc<Semaphore>,
     /// The same for lists that may have to look at many names: there are fewer, so that the others go on.
     scans: Arc<Semaphore>,
+    /// One permit for each client that watches a pin.
+    watchers: Arc<Semaphore>,
+    /// Wakes what removes pins whose time has come.
+    pub(super) alarm: Arc<expiry::Alarm>,
+    /// How long a pin lasts whose client doesn't say; for ever if that is zero.
+    lifetime: Duration,
+    webhooks: Webhooks,
 }
 
 impl std::fmt::Debug for PinService {
@@ -144,18 +177,54 @@ impl PinService {
     /// The pins in `records`, with what `board` and `network` know of them.
     pub fn new(records: Arc<Records>, board: Arc<Board>, network: Arc<dyn NetworkView>) -> Self {
         let (lists, scans) = (Semaphore::new(LISTS_RUNNING_MAX), Semaphore::new(LISTS_SCANNING_MAX));
-        Self { records, board, network, lists: Arc::new(lists), scans: Arc::new(scans) }
+        let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
+        let (lists, scans) = (Arc::new(lists), Arc::new(scans));
+        let (alarm, lifetime) = (Arc::default(), Duration::ZERO);
+        let webhooks = Webhooks::stopped(Arc::clone(&records));
+        Self { records, board, network, lists, scans, watchers, alarm, lifetime, webhooks }
+    }
+
+    /// The same, with pins that go by themselves after `lifetime` unless their clients or their accounts say when; never if it is zero.
+    #[must_use]
+    pub fn with_lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
+    }
+
+    /// The same, with webhooks that are told what becomes of pins, by whoever runs [`Webhooks::run`].
+    #[must_use]
+    pub fn with_webhooks(self, caller: Caller, retries: Retries) -> Self {
+        Self { webhooks: self.webhooks.clone().with_network(caller, retries), ..self }
+    }
+
+    /// The webhooks of the accounts.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
+    }
+
+    /// How long a pin of this account lasts whose client doesn't say; `None` for ever.
+    pub fn pin_lifetime(&self, owner: &Owner) -> Option<Duration> {
+        Some(owner.pin_lifetime.unwrap_or(self.lifetime)).filter(|lifetime| !lifetime.is_zero())
+    }
+
+    /// The permits of those who watch a pin.
+    pub fn watchers(&self) -> &Arc<Semaphore> {
+        &self.watchers
+    }
+
+    /// Changes whenever a pin has ended or was removed.
+    pub fn ended(&self) -> watch::Receiver<u64> {
+        self.board.ended()
     }
 
     /// Makes a pin.
-    pub async fn add(&self, user: UserId, input: PinInput) -> Result<PinView, PinError> {
-        self.put(user, input, None).await
+    pub async fn add(&self, owner: Owner, input: PinInput) -> Result<PinView, PinError> {
+        self.put(owner, input, None).await
     }
 
     /// Makes a pin in the place of another one: that goes in the same commit, and what it holds stays until the new
     /// one is pinned.
-    pub async fn replace(&self, user: UserId, id: PinId, input: PinInput) -> Result<PinView, PinError> {
-        self.put(user, input, Some(id)).await
+    pub async fn replace(&self, owner: Owner, id: PinId, input: PinInput) -> Result<PinView, PinError> {
+        self.put(owner, input, Some(id)).await
     }
 
     /// A pin of this account.
@@ -204,18 +273,23 @@ impl PinService {
         .await
     }
 
-    async fn put(&self, user: UserId, input: PinInput, replaces: Option<PinId>) -> Result<PinView, PinError> {
-        let new = self.validate(user, input)?;
+    async fn put(&self, owner: Owner, input: PinInput, replaces: Option<PinId>) -> Result<PinView, PinError> {
+        let new = self.validate(owner, input)?;
         let service = self.clone();
         whole(async move {
-            let record = service.records.add_pin(new, replaces).await?.map_err(|refusal| match refusal {
-                AddRefusal::NotFound => PinError::NotFound,
-                AddRefusal::TooFast { wait } => PinError::TooFast { wait },
-            })?;
+            let record = service.records.add_pin(new, replaces).await?.map_err(refused)?;
+            // Before the announcements: those wait while the runner is busy.
+            if let Some(expires_ms) = record.expires_ms {
+                service.alarm.set(expires_ms);
+            }
             if let Some(replaced) = replaces {
                 service.board.announce(PinChange::Removed(replaced)).await;
             }
             service.board.announce(PinChange::Added(Arc::new(record.clone()))).await;
+            // Its removal may have been announced while its making waited for that, and must be the last that is heard.
+            if record.expires_ms.is_some() && matches!(service.records.get(record.id), Ok(None)) {
+                service.board.announce(PinChange::Removed(record.id)).await;
+            }
             let live = service.board.live(&record.id);
             Ok(view(record, live.as_ref(), &service.delegates()))
         })
@@ -270,7 +344,7 @@ impl PinService {
         delegates.into()
     }
 
-    fn validate(&self, user: UserId, input: PinInput) -> Result<NewPin, PinError> {
+    fn validate(&self, owner: Owner, input: PinInput) -> Result<NewPin, PinError> {
         let PinInput { cid, name, origins, meta } = input;
         // The parser takes what follows `/ipfs/` in a path or URL; the answer has to show a CID, though.
         if cid.contains("/ipfs/") {
@@ -296,8 +370,11 @@ impl PinService {
                 "\"meta\" has {meta_bytes} bytes, at most {META_BYTES_MAX} are allowed: shorten it"
             )));
         }
+        let lifetime = self.pin_lifetime(&owner);
+        let expires_ms = expiry::expires_at(meta.get(expiry::EXPIRES_AT), lifetime, Timestamp::now())?;
         let (origins, origins_skipped) = self.sort_origins(origins);
-        Ok(NewPin { user, cid_text: cid, root, name, origins, origins_skipped, meta })
+        let Owner { user, quota, pin_lifetime: _ } = owner;
+        Ok(NewPin { user, cid_text: cid, root, name, origins, origins_skipped, meta, expires_ms, quota })
     }
 
     /// Which origins are used, and which aren't and why. A bad origin never refuses a pin.
@@ -342,8 +419,23 @@ impl PinService {
     }
 }
 
+/// Why a pin wasn't made, for the client.
+fn refused(refusal: AddRefusal) -> PinError {
+    match refusal {
+        AddRefusal::NotFound => PinError::NotFound,
+        AddRefusal::TooFast { wait } => PinError::TooFast { wait },
+        AddRefusal::PinsExhausted { quota } => PinError::OverQuota(format!(
+            "this account has all of the {quota} pins that it may have; remove some, or ask the operator for more"
+        )),
+        AddRefusal::BytesExhausted { pinned, quota } => PinError::OverQuota(format!(
+            "this account has pinned {pinned} bytes of the {quota} that it may pin; remove some pins, or ask the operator for more"
+        )),
+        AddRefusal::AccountClosed => PinError::AccountClosed,
+    }
+}
+
 /// Runs a commit and its announcement to their end, even when the client goes away in between.
-async fn whole<T: Send + 'static>(
+pub(super) async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, PinError>> + Send + 'static,
 ) -> Result<T, PinError> {
     joined(tokio::spawn(work).await)
@@ -368,7 +460,8 @@ fn status(record: &PinRecord, live: Option<&Live>) -> Status {
     }
 }
 
-fn view(record: PinRecord, live: Option<&Live>, delegates: &Arc<[String]>) -> PinView {
+/// A pin as its owner sees it.
+pub(super) fn view(record: PinRecord, live: Option<&Live>, delegates: &Arc<[String]>) -> PinView {
     let status = status(&record, live);
     let mut info = BTreeMap::new();
     match &record.state {
@@ -390,10 +483,18 @@ fn view(record: PinRecord, live: Option<&Live>, delegates: &Arc<[String]>) -> Pi
             info.insert("failure".into(), failure.code.as_str().into());
         }
     }
+    if let Some(until) = expiry::pinned_until(&record) {
+        info.insert("pinned_until".into(), until);
+    }
     if !record.origins_skipped.is_empty() {
         info.insert("origins_skipped".into(), record.origins_skipped.join("; "));
     }
-    PinView { record, status, info, delegates: Arc::clone(delegates) }
+    let tried = match &record.state {
+        PinState::Queued => live.and_then(Live::progress).map_or_else(Vec::new, |progress| progress.tried.to_vec()),
+        PinState::Pinned { .. } => Vec::new(),
+        PinState::Failed(failure) => failure.tried.clone(),
+    };
+    PinView { record, status, info, tried, delegates: Arc::clone(delegates) }
 }
 
 #[cfg(test)]

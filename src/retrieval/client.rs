@@ -267,7 +267,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// Why a request failed, without its URL: that is named anyway.
-fn reason(error: reqwest::Error) -> String {
+pub(super) fn reason(error: reqwest::Error) -> String {
     let error = error.without_url();
     let innermost = innermost(&error);
     if let Some(refused) = innermost.downcast_ref::<ResolveError>() {

@@ -1,12 +1,14 @@
 //! Blocks from trustless gateways over HTTP: each gateway that a pin names is one more peer of its fetch.
 //!
 //! Pure decisions are in `upstream`, one for each gateway and shared by the fetches that ask it; `task` carries them out
-//! with the requests of `client`, and `resolve` keeps names from leading to forbidden addresses.
+//! with the requests of `client`, and `resolve` keeps names from leading to forbidden addresses. `post` calls the webhooks of accounts
+//! past the same guard.
 //!
 //! Source of the protocol: the Trustless Gateway specification of the IPFS standards; where it leaves room, what boxo's
 //! HTTP retrieval does.
 
 mod client;
+pub mod post;
 mod resolve;
 mod task;
 mod upstream;
@@ -80,31 +82,11 @@ impl Gateways {
     pub fn open(&self, addresses: Vec<GatewayAddress>) -> GatewaySession {
         let id = AskerId(self.registry.next_asker.fetch_add(1, Ordering::Relaxed));
         let (sender, events) = mpsc::unbounded_channel();
-        let mut members = Vec::new();
-        for (index, address) in (0..).zip(addresses) {
-            let name = address.to_string();
-            let (entry, remark) = if self.registry.is_enabled {
-                match self.entry(address) {
-                    Some(entry) => (Some(entry), None),
-                    None => (None, Some("this service asks too many other gateways at the moment")),
-                }
-            } else {
-                (None, Some("this service asks no gateways: fetch.gateways is false in its configuration"))
-            };
-            if let Some(entry) = &entry {
-                let _ = entry.commands.send(Command::Open(id, index, sender.clone()));
-            }
-            let remark = remark.map(str::to_owned);
-            members.push(Member { name, entry, remark, is_up: false, missing: 0 });
-        }
-        GatewaySession {
-            id,
-            members,
-            events,
-            _sender: sender,
-            asked: HashMap::new(),
-            _registry: Arc::clone(&self.registry),
-        }
+        let registry = Arc::clone(&self.registry);
+        let members = Vec::new();
+        let mut session = GatewaySession { id, members, events, sender, asked: HashMap::new(), _registry: registry };
+        session.add(self, addresses);
+        session
     }
 
     /// The running gateway, or a new one. The count of its fetches is raised under the lock, so that none is taken away
@@ -149,8 +131,8 @@ pub struct GatewaySession {
     members: Vec<Member>,
     /// Not bounded by itself: a block comes only for what was asked.
     events: mpsc::UnboundedReceiver<(u32, Event)>,
-    /// Keeps the channel open when no gateway does.
-    _sender: mpsc::UnboundedSender<(u32, Event)>,
+    /// For gateways that are added; it also keeps the channel open when no gateway does.
+    sender: mpsc::UnboundedSender<(u32, Event)>,
     /// Whom each block is asked of.
     asked: HashMap<Cid, Vec<u32>>,
     /// The gateways' tasks hold it only weakly, so that they don't keep each other.
@@ -158,6 +140,30 @@ pub struct GatewaySession {
 }
 
 impl GatewaySession {
+    /// Asks further gateways too; those that it asks already are left out.
+    pub fn add(&mut self, gateways: &Gateways, addresses: Vec<GatewayAddress>) {
+        for address in addresses {
+            let name = address.to_string();
+            if self.members.iter().any(|member| member.name == name) {
+                continue;
+            }
+            let Ok(index) = u32::try_from(self.members.len()) else { return };
+            let (entry, remark) = if gateways.registry.is_enabled {
+                match gateways.entry(address) {
+                    Some(entry) => (Some(entry), None),
+                    None => (None, Some("this service asks too many other gateways at the moment")),
+                }
+            } else {
+                (None, Some("this service asks no gateways: fetch.gateways is false in its configuration"))
+            };
+            if let Some(entry) = &entry {
+                let _ = entry.commands.send(Command::Open(self.id, index, self.sender.clone()));
+            }
+            let remark = remark.map(str::to_owned);
+            self.members.push(Member { name, entry, remark, is_up: false, missing: 0 });
+        }
+    }
+
     /// The next event; without gateways none ever comes.
     pub async fn next(&mut self) -> SessionEvent {
         loop {

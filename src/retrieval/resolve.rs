@@ -1,4 +1,4 @@
-//! From a gateway's name to addresses that the network profile allows: whatever else a name resolves to is never
+//! From the name of a gateway or a webhook to addresses that the network profile allows: whatever else a name resolves to is never
 //! connected to.
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use crate::net::GatewayAddress;
 use crate::net::gateway_address::GatewayHost;
 use crate::net::profile::Profile;
 
-/// Why a name leads nowhere. The texts are for the pin's owner.
+/// Why a name leads nowhere. The texts are for the owner of the pin or the webhook.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ResolveError {
     /// The system's configuration can't be read.
@@ -68,23 +68,44 @@ impl Resolve for Checked {
             let found = match &gateway.host {
                 GatewayHost::Ip(ip) => vec![*ip],
                 GatewayHost::Name(name, family) => {
-                    // A dot at the end keeps the system's search domains out.
-                    let absolute = if name.contains('.') { format!("{name}.") } else { name.clone() };
-                    let mut found = names.look_up(&absolute).await?;
+                    let mut found = names.look_up(&absolute(name)).await?;
                     found.retain(|ip| family.has(*ip));
                     found
                 }
             };
-            Ok(Box::new(allowed(&profile, &gateway, found)?.into_iter()) as Addrs)
+            Ok(Box::new(allowed(&profile, gateway.secure, found)?.into_iter()) as Addrs)
         })
     }
 }
 
-fn allowed(profile: &Profile, gateway: &GatewayAddress, found: Vec<IpAddr>) -> Result<Vec<SocketAddr>, ResolveError> {
+/// Resolves any name to those of its addresses that may be asked.
+pub(super) struct Judged {
+    pub(super) names: Names,
+    pub(super) profile: Profile,
+    /// Whether they are asked over TLS.
+    pub(super) secure: bool,
+}
+
+impl Resolve for Judged {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (names, profile, secure) = (self.names.clone(), self.profile.clone(), self.secure);
+        Box::pin(async move {
+            let found = names.look_up(&absolute(name.as_str())).await?;
+            Ok(Box::new(allowed(&profile, secure, found)?.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The name with a dot at its end, which keeps the system's search domains out. A name of one part may be one of theirs.
+fn absolute(name: &str) -> String {
+    if name.contains('.') && !name.ends_with('.') { format!("{name}.") } else { name.to_owned() }
+}
+
+fn allowed(profile: &Profile, secure: bool, found: Vec<IpAddr>) -> Result<Vec<SocketAddr>, ResolveError> {
     if found.is_empty() {
         return Err(ResolveError::NotFound);
     }
-    let usable = found.into_iter().filter(|ip| profile.may_ask_ip(*ip, gateway.secure).is_ok());
+    let usable = found.into_iter().filter(|ip| profile.may_ask_ip(*ip, secure).is_ok());
     // The port comes from the URL.
     let usable: Vec<SocketAddr> = usable.take(RETRIEVAL_ADDRESSES_MAX).map(|ip| SocketAddr::new(ip, 0)).collect();
     if usable.is_empty() { Err(ResolveError::Forbidden) } else { Ok(usable) }
@@ -96,22 +117,21 @@ mod tests {
 
     #[test]
     fn only_allowed_addresses_are_left() {
-        let gateway = |text: &str| GatewayAddress::parse(text).unwrap().unwrap().0;
-        let (secure, plain) = (gateway("/dns/example.org/https"), gateway("/dns/example.org/http"));
+        let (secure, plain) = (true, false);
         let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
         let lan = Profile::Lan { subnets: Vec::new() };
-        for (profile, gateway, found, expected) in [
-            (&Profile::Public, &secure, &["127.0.0.1", "8.8.8.8", "169.254.169.254"][..], Ok(&["8.8.8.8"][..])),
-            (&Profile::Public, &secure, &["127.0.0.1", "::1", "::ffff:10.0.0.1"], Err(ResolveError::Forbidden)),
-            (&Profile::Public, &secure, &[], Err(ResolveError::NotFound)),
-            (&lan, &secure, &["127.0.0.1", "8.8.8.8", "10.0.0.1"], Ok(&["127.0.0.1", "8.8.8.8"])),
-            (&lan, &plain, &["127.0.0.1", "8.8.8.8"], Ok(&["127.0.0.1"])),
+        for (profile, is_secure, found, expected) in [
+            (&Profile::Public, secure, &["127.0.0.1", "8.8.8.8", "169.254.169.254"][..], Ok(&["8.8.8.8"][..])),
+            (&Profile::Public, secure, &["127.0.0.1", "::1", "::ffff:10.0.0.1"], Err(ResolveError::Forbidden)),
+            (&Profile::Public, secure, &[], Err(ResolveError::NotFound)),
+            (&lan, secure, &["127.0.0.1", "8.8.8.8", "10.0.0.1"], Ok(&["127.0.0.1", "8.8.8.8"])),
+            (&lan, plain, &["127.0.0.1", "8.8.8.8"], Ok(&["127.0.0.1"])),
         ] {
-            let left = allowed(profile, gateway, ips(found));
+            let left = allowed(profile, is_secure, ips(found));
             let left = left.map(|left| left.iter().map(SocketAddr::ip).collect::<Vec<_>>());
             assert_eq!(left, expected.map(ips), "{found:?}");
         }
         let many = vec!["8.8.8.8"; 50];
-        assert_eq!(allowed(&lan, &secure, ips(&many)).unwrap().len(), RETRIEVAL_ADDRESSES_MAX);
+        assert_eq!(allowed(&lan, secure, ips(&many)).unwrap().len(), RETRIEVAL_ADDRESSES_MAX);
     }
 }

@@ -12,7 +12,7 @@ use redb::{Builder, Database, DatabaseError, Durability, StorageError, WriteTran
 
 use super::disk::Disk;
 
-/// How long opening again waits for readers of the failed file to finish.
+/// How long opening waits for others to let go of the file: readers of one that failed, and children on their way to another program.
 const REOPEN_MAX: Duration = Duration::from_secs(1);
 
 /// How long it rests between two tries.
@@ -139,6 +139,18 @@ fn storage(error: io::Error) -> DatabaseError {
 
 pub(super) type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 
+/// Opens a file that may be locked for a moment still: by readers of this process, or by a child of it that has just been forked, which holds
+/// all that is open until it becomes another program.
+fn open_patiently(opener: &Opener) -> Result<Database, DatabaseError> {
+    let until = Instant::now() + REOPEN_MAX;
+    loop {
+        match opener() {
+            Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => std::thread::sleep(REOPEN_PAUSE),
+            outcome => return outcome,
+        }
+    }
+}
+
 /// An open file. After one failed access (a full disk is enough) redb refuses all further ones; [`Slot::reopen`] closes the
 /// file and opens it again.
 pub(super) struct Slot {
@@ -157,7 +169,7 @@ impl fmt::Debug for Slot {
 impl Slot {
     /// Opens whatever `opener` gives; `name` is for messages.
     pub(super) fn open(name: String, opener: Opener) -> Result<Self, DatabaseError> {
-        let database = opener()?;
+        let database = open_patiently(&opener)?;
         Ok(Self { name, opener, database: RwLock::new(Ok(database)) })
     }
 
@@ -178,14 +190,7 @@ impl Slot {
         let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // The file is locked while it is open, so the old database has to go first.
         *slot = Err(Arc::new(redb::Error::DatabaseClosed));
-        let until = Instant::now() + REOPEN_MAX;
-        let opened = loop {
-            match (self.opener)() {
-                Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => std::thread::sleep(REOPEN_PAUSE),
-                opened => break opened,
-            }
-        };
-        let opened = opened.map_err(|error| Arc::new(error.into()));
+        let opened = open_patiently(&self.opener).map_err(|error| Arc::new(error.into()));
         let opened = opened.and_then(|database| prepare(&database).map(|()| database));
         match &opened {
             Ok(_) => tracing::info!("{} is open again after a failure", self.name),

@@ -202,10 +202,20 @@ impl DataDir {
         self.path.join("first-start.txt")
     }
 
-    /// Writes a file of this directory that only its owner may read (mode 0600), whole or not at all.
-    pub fn write_secret(&self, path: &Path, contents: &[u8]) -> Result<(), DataDirError> {
-        write_file(path, contents, 0o600)
+    /// The directory of what was got over ACME, all of it secrets; made when there is something.
+    pub fn acme_path(&self) -> PathBuf {
+        self.path.join("acme")
     }
+
+    /// Writes a file of this directory, see [`write_secret`].
+    pub fn write_secret(&self, path: &Path, contents: &[u8]) -> Result<(), DataDirError> {
+        write_secret(path, contents)
+    }
+}
+
+/// Writes a file that only its owner may read (mode 0600), whole or not at all.
+pub fn write_secret(path: &Path, contents: &[u8]) -> Result<(), DataDirError> {
+    write_file(path, contents, 0o600)
 }
 
 /// The socket through which commands reach the process that uses the data directory `path`.
@@ -219,7 +229,8 @@ pub fn default_path() -> Result<PathBuf, DataDirError> {
     Ok(strategy.data_dir().join("pinnace"))
 }
 
-fn create(path: &Path) -> Result<(), DataDirError> {
+/// Makes a directory that only its owner may use (mode 0700), and its parents, unless it is there.
+pub fn create(path: &Path) -> Result<(), DataDirError> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Ok(_) => return Err(DataDirError::NotADirectory { path: path.to_owned() }),

@@ -144,7 +144,6 @@ impl GarbageCollector {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use bytes::Bytes;
 
@@ -159,15 +158,7 @@ mod tests {
     }
 
     fn new_pin(block: &Block) -> NewPin {
-        NewPin {
-            user: UserId(1),
-            cid_text: block.cid().to_string(),
-            root: *block.cid(),
-            name: None,
-            origins: Vec::new(),
-            origins_skipped: Vec::new(),
-            meta: BTreeMap::new(),
-        }
+        NewPin::plain(UserId(1), *block.cid())
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +175,7 @@ mod tests {
             ids.push(records.add_pin(new_pin(block), None).await.unwrap().unwrap().id);
         }
         let done = PinState::Pinned { blocks: 1, bytes: 1 };
-        let failure = Failure { code: FailureCode::BlockInvalid, sentence: "x".into() };
+        let failure = Failure { code: FailureCode::BlockInvalid, sentence: "x".into(), tried: Vec::new() };
         records.finish(ids[0], done.clone()).await.unwrap();
         records.finish(ids[2], PinState::Failed(failure)).await.unwrap();
         records.remove_pin(UserId(1), ids[3]).await.unwrap();

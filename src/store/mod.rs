@@ -17,7 +17,7 @@ pub mod verify;
 pub use options::Options;
 pub use records::{Records, RecordsError};
 pub use room::NoRoom;
-pub use stores::{Stores, StoresError};
+pub use stores::{StoppedRecords, Stores, StoresError};
 
 #[cfg(test)]
 mod power_tests;

@@ -4,7 +4,6 @@
 //! Both files and their journals lie on simulated disks that share one clock, so the order between them is tested as well:
 //! blocks are durable before the record that says so.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -259,15 +258,7 @@ fn blocks_of(pin: u64, seed: u64) -> Vec<Block> {
 }
 
 fn new_pin(number: u64, root: &Block) -> NewPin {
-    NewPin {
-        user: UserId(1),
-        cid_text: root.cid().to_string(),
-        root: *root.cid(),
-        name: Some(number.to_string()),
-        origins: Vec::new(),
-        origins_skipped: Vec::new(),
-        meta: BTreeMap::new(),
-    }
+    NewPin { name: Some(number.to_string()), ..NewPin::plain(UserId(1), *root.cid()) }
 }
 
 /// Opens what a crash left and looks whether it keeps the promises.

@@ -42,6 +42,14 @@ pub struct Stores {
     pub data: DataDir,
 }
 
+/// The open records of a service that doesn't run, and the lock on its directory.
+#[derive(Debug)]
+pub struct StoppedRecords {
+    /// `records.redb`.
+    pub records: Arc<Records>,
+    _data: DataDir,
+}
+
 impl Stores {
     /// Opens the stores in a data directory that this process has for itself; what isn't there is made.
     pub fn open(data: DataDir, options: &Options) -> Result<Self, StoresError> {
@@ -58,6 +66,15 @@ impl Stores {
     /// a service runs with it.
     pub fn open_stopped(directory: &Path, options: &Options) -> Result<Self, StoresError> {
         Self::open(DataDir::open_existing(directory)?, options)
+    }
+
+    /// Opens only `records.redb` of a data directory that is there already, for a command that needs no blocks. Fails with
+    /// [`DataDirError::InUse`] while a service runs with it.
+    pub fn open_records_stopped(directory: &Path, options: &Options) -> Result<StoppedRecords, StoresError> {
+        let data = DataDir::open_existing(directory)?;
+        let cache_bytes = usize::try_from(options.records_cache.as_u64()).unwrap_or(usize::MAX);
+        let records = guarded(&data.records_path(), |path| Records::open(path, cache_bytes))?;
+        Ok(StoppedRecords { records: Arc::new(records), _data: data })
     }
 
     /// Writes `blocks.redb` anew without unused space, while no service runs. `observe` is told how far it is, and what

@@ -113,9 +113,13 @@ async fn a_logout_revokes_both_tokens_on_the_next_request() {
 async fn me_tells_whose_token_it_is() {
     let server = Server::start().await;
     let me = server.get("/api/auth/me").await.ok(200);
-    let token = json!({ "kind": "device", "name": "first start", "scopes": ["read", "write"] });
+    let id = &me["token"]["id"];
+    let token = json!({ "id": id, "kind": "device", "name": "first start", "scopes": ["read", "write"] });
     let pinned = json!({ "roots": 0, "bytes": 0 });
-    assert_eq!(me, json!({ "email": EMAIL, "created": me["created"], "pinned": pinned, "token": token }));
+    let account = json!({
+        "email": EMAIL, "role": "admin", "created": me["created"], "quota": {}, "pinned": pinned, "pins": 0, "token": token,
+    });
+    assert_eq!(me, account);
     let access = login(&server).await;
     let me = server.send(server.request(Method::GET, "/api/auth/me", text(&access["access_token"]))).await.ok(200);
     assert_eq!(me["token"]["kind"], "access");

@@ -1,9 +1,9 @@
 //! `GET /api/psa/pins/{requestid}`
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pinnace::model::{Failure, FailureCode, PinState};
-use pinnace::pins::board::{Live, Progress};
+use pinnace::pins::board::{Doing, LastTry, Progress};
 use serde_json::json;
 
 use crate::support::{Server, cid, id, path};
@@ -19,25 +19,24 @@ async fn shows_each_status_with_its_info() {
         blocks_fetched: 3,
         blocks_known: 7,
         bytes_fetched: 300,
+        bytes_known: Some(1000),
         bytes_per_second: 10,
         peers: 1,
         last_block_at: Some(Instant::now()),
         began_at: Instant::now(),
+        tried: std::sync::Arc::default(),
     };
     server.set_fetching(id(&pin), progress.clone());
     let pinning = get().await;
     assert_eq!(pinning["status"], "pinning");
     assert_eq!(pinning["info"]["blocks_fetched"], "3");
     assert_eq!(pinning["info"]["blocks_known"], "7");
+    assert_eq!(pinning["info"]["bytes_known"], "1000");
     assert!(pinning["info"]["status_details"].as_str().unwrap().starts_with("fetched 3 of 7 known blocks"));
 
-    let waiting = Live::Queued {
-        ahead: None,
-        next_try_at: Some(Instant::now() + Duration::from_mins(1)),
-        last_try: Some("nobody has it".into()),
-        progress: Some(progress),
-    };
-    server.board.set(id(&pin), waiting);
+    server.board.schedule().add(id(&pin), pinnace::model::UserId(1));
+    let last_try = LastTry { sentence: "nobody has it".into(), progress: Some(progress) };
+    server.board.set(id(&pin), Doing::Tried(last_try));
     let queued = get().await;
     assert_eq!(queued["status"], "queued");
     assert!(queued["info"]["status_details"].as_str().unwrap().ends_with("last try: nobody has it"));
@@ -51,10 +50,11 @@ async fn shows_each_status_with_its_info() {
         assert_eq!(pinned["info"]["raw_size"], "700");
         assert_eq!(pinned["info"]["blocks_known"], "7");
         assert_eq!((&pinned["created"], &pinned["pin"]), (&pin["created"], &pin["pin"]));
-        server.board.clear(&id(&pin));
+        server.board.forget(&id(&pin));
     }
 
-    let failure = Failure { code: FailureCode::NoProvider, sentence: "nobody has it; connect a peer".into() };
+    let failure =
+        Failure { code: FailureCode::NoProvider, sentence: "nobody has it; connect a peer".into(), tried: Vec::new() };
     server.records.finish(id(&pin), PinState::Failed(failure)).await.unwrap();
     let failed = get().await;
     assert_eq!(failed["status"], "failed");

@@ -19,10 +19,12 @@ fn progress() -> Progress {
         blocks_fetched: 0,
         blocks_known: 1,
         bytes_fetched: 0,
+        bytes_known: Some(1000),
         bytes_per_second: 0,
         peers: 0,
         last_block_at: Some(Instant::now()),
         began_at: Instant::now(),
+        tried: std::sync::Arc::default(),
     }
 }
 
@@ -34,7 +36,7 @@ async fn one_of_each(server: &Server) {
     }
     server.set_fetching(ids[1], progress());
     server.records.finish(ids[2], PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();
-    let failure = Failure { code: FailureCode::Stalled, sentence: "gave up".into() };
+    let failure = Failure { code: FailureCode::Stalled, sentence: "gave up".into(), tried: Vec::new() };
     server.records.finish(ids[3], PinState::Failed(failure)).await.unwrap();
 }
 
@@ -179,7 +181,7 @@ async fn what_is_being_fetched_is_told_apart_on_every_page() {
 
     // It has ended for everyone, or waits again: nothing else changes.
     server.board.forget(&pins[9]);
-    server.board.clear(&pins[6]);
+    server.board.forget(&pins[6]);
     assert_eq!(server.list("status=pinning").await, (vec![cid(3), cid(0)], 2));
     assert_eq!(server.list("status=queued&limit=1").await, (vec![cid(11)], 9));
 }

@@ -1,14 +1,18 @@
 //! A server for each test, and a client that checks what every answer must have.
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use pinnace::auth::{Accounts, FirstStart, Options, Scopes};
+use pinnace::auth::{Accounts, FirstStart, NewAccount, NewDeviceToken, Options, Quota, Role, Scopes};
+use pinnace::config::{Config, Sources};
 use pinnace::gateway::Gateway;
-use pinnace::http::{AppState, serve};
+use pinnace::http::{AppState, Front, serve};
 use pinnace::model::{Block, PinId, UserId};
-use pinnace::pins::board::{Board, Live, PinChange, Place, Progress};
+use pinnace::net::profile::Profile;
+use pinnace::pins::board::{Board, Doing, PinChange, Place, Progress};
+use pinnace::pins::webhooks::Retries;
 use pinnace::pins::{NetworkView, OriginUse, PinService};
+use pinnace::retrieval::post::Caller;
 use pinnace::store::Records;
 use pinnace::store::blocks::BlockStore;
 use reqwest::header::CONTENT_TYPE;
@@ -21,11 +25,22 @@ use tokio::task::JoinHandle;
 
 pub const EMAIL: &str = "admin@example.org";
 pub const PASSWORD: &str = "a long password";
+/// The password of accounts that tests make besides the first.
+pub const OTHER_PASSWORD: &str = "another password";
 pub const DELEGATES: [&str; 2] =
     ["/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWExample", "/ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3KooWExample"];
 
+/// Calls webhooks on this machine, and none in its networks.
+const LOOPBACK: Profile = Profile::Lan { subnets: Vec::new() };
+/// Webhooks that fail are called again at once.
+const RETRIES: Retries = Retries {
+    pause_min: Duration::from_millis(1),
+    pause_max: Duration::from_millis(10),
+    give_up_after: Duration::from_hours(24),
+};
+
 /// Knows two delegates; takes every origin that names a peer.
-struct FakeNetwork;
+pub struct FakeNetwork;
 
 impl NetworkView for FakeNetwork {
     fn delegates(&self) -> Vec<String> {
@@ -43,13 +58,17 @@ impl NetworkView for FakeNetwork {
 }
 
 pub fn options() -> Options {
-    Options {
-        admin_email: EMAIL.into(),
-        admin_password: PASSWORD.into(),
-        admin_file: PathBuf::new(),
-        access_token_days: 365,
-        refresh_token_days: 730,
-    }
+    let defaults = Config::load(&Sources::default()).unwrap().auth;
+    Options { admin_email: EMAIL.into(), admin_password: PASSWORD.into(), ..defaults }
+}
+
+/// What the keys of section `[http]` make, in TOML.
+fn front(section: &str) -> Front {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pinnace.toml");
+    std::fs::write(&path, format!("[http]\n{section}")).unwrap();
+    let config = Config::load(&Sources { file: Some(path), ..Sources::default() }).unwrap();
+    Front::open(&config.http, &directory.path().join("acme")).unwrap()
 }
 
 /// A CID of some content.
@@ -96,8 +115,12 @@ pub struct Server {
     pub client: reqwest::Client,
     /// What the gateway answers from.
     pub blocks: BlockStore,
+    /// What stands between the socket and the router.
+    pub front: Front,
     stop: oneshot::Sender<()>,
     task: JoinHandle<std::io::Result<()>>,
+    /// What removes pins whose time has come, and what tells webhooks.
+    tasks: [JoinHandle<()>; 2],
     directory: TempDir,
 }
 
@@ -107,45 +130,75 @@ impl Server {
     }
 
     pub async fn start_with(options: Options) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), options, None, true).await
+        Self::start_in(tempfile::tempdir().unwrap(), options, None, true, Front::default(), LOOPBACK).await
+    }
+
+    /// Starts with the profile that calls only what is globally routable.
+    pub async fn start_public() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), options(), None, true, Front::default(), Profile::Public).await
     }
 
     pub async fn start_without_gateway() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), options(), None, false).await
+        Self::start_in(tempfile::tempdir().unwrap(), options(), None, false, Front::default(), LOOPBACK).await
     }
 
-    async fn start_in(directory: TempDir, options: Options, token: Option<String>, has_gateway: bool) -> Self {
+    /// Starts with what the operator has set in section `[http]`: TOML.
+    pub async fn start_behind(section: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), options(), None, true, front(section), LOOPBACK).await
+    }
+
+    async fn start_in(
+        directory: TempDir,
+        options: Options,
+        token: Option<String>,
+        has_gateway: bool,
+        front: Front,
+        profile: Profile,
+    ) -> Self {
         let records = Arc::new(Records::open(&directory.path().join("records.redb"), 1024 * 1024).unwrap());
         let accounts = Arc::new(Accounts::open(Arc::clone(&records), &options).await.unwrap());
         let first: Option<FirstStart> = accounts.ensure_admin(&options).await.unwrap();
         let token = first.map(|first| first.token).or(token).unwrap();
         let (board, changes) = Board::new();
-        let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(FakeNetwork));
+        let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(FakeNetwork))
+            .with_webhooks(Caller::new(profile), RETRIES);
+        let tasks = [tokio::spawn(pins.clone().run_expiry()), tokio::spawn(pins.webhooks().clone().run())];
         let blocks = BlockStore::open(&directory.path().join("blocks.redb"), 8 << 20, 8 << 20).unwrap();
         let gateway = has_gateway.then(|| Gateway::new(blocks.reader()));
-        let state = AppState { accounts: Arc::clone(&accounts), pins, gateway };
+        let state =
+            AppState { accounts: Arc::clone(&accounts), pins, gateway, control: None, requests: Arc::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(serve(listener, state, async {
+        tokio::spawn(front.clone().keep());
+        let task = tokio::spawn(serve(listener, state, front.clone(), async {
             let _ = stopped.await;
         }));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { url, records, board, accounts, changes, token, client, blocks, stop, task, directory }
+        Self { url, records, board, accounts, changes, token, client, blocks, front, stop, task, tasks, directory }
     }
 
     /// Stops in order and starts again with the same data.
     pub async fn restart(self) -> Self {
-        let Self { records, accounts, board, client, blocks, stop, task, directory, token, .. } = self;
+        let Self { records, accounts, board, client, blocks, stop, task, tasks, directory, token, .. } = self;
         drop((client, board));
         stop.send(()).unwrap();
         task.await.unwrap().unwrap();
+        for task in tasks {
+            task.abort();
+            let _ = task.await;
+        }
         records.close();
         blocks.close();
         drop(accounts);
-        assert_eq!(Arc::strong_count(&records), 1, "the server holds on to the records");
+        // A look of a task that was ended may be under way on another thread.
+        let until = Instant::now() + Duration::from_secs(10);
+        while Arc::strong_count(&records) > 1 {
+            assert!(Instant::now() < until, "the server holds on to the records");
+            tokio::task::yield_now().await;
+        }
         drop(records);
-        Self::start_in(directory, options(), Some(token), true).await
+        Self::start_in(directory, options(), Some(token), true, Front::default(), LOOPBACK).await
     }
 
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
@@ -180,7 +233,7 @@ impl Server {
     /// Says on the board, as the runner does, that a pin is being fetched.
     pub fn set_fetching(&self, id: PinId, progress: Progress) {
         let place = Place::from(&self.records.get(id).unwrap().unwrap());
-        self.board.set(id, Live::Fetching(place, progress));
+        self.board.set(id, Doing::Fetching(place, progress));
     }
 
     /// The CIDs that a list shows, and its count.
@@ -192,8 +245,30 @@ impl Server {
 
     /// A second account and a token of it.
     pub async fn other_account(&self) -> (UserId, String) {
-        let user = self.accounts.create_user("other@example.org", "another password").await.unwrap().id;
-        (user, self.accounts.create_device_token(user, "laptop", Scopes::ALL).await.unwrap())
+        let user = self.account("other@example.org", Role::User).await;
+        (user, self.device(user, "laptop", Scopes::ALL).await)
+    }
+
+    /// Makes an account, with [`OTHER_PASSWORD`].
+    pub async fn account(&self, email: &str, role: Role) -> UserId {
+        let quota = Quota::NONE;
+        let new =
+            NewAccount { email: email.into(), password: OTHER_PASSWORD.into(), role, quota, pin_lifetime_s: None };
+        self.accounts.create_account(new).await.unwrap().id
+    }
+
+    /// Makes a token for a device.
+    pub async fn device(&self, user: UserId, name: &str, scopes: Scopes) -> String {
+        let new = NewDeviceToken { name: name.into(), scopes, expires_ms: None };
+        self.accounts.create_device_token(user, new).await.unwrap().1
+    }
+
+    /// Logs in and returns the access and the refresh token.
+    pub async fn login(&self, email: &str, password: &str) -> (String, String) {
+        let body = json!({ "email": email, "password": password });
+        let answer = self.send(self.client.post(format!("{}/api/auth/login", self.url)).json(&body)).await.ok(200);
+        let token = |name: &str| answer[name].as_str().unwrap().to_owned();
+        (token("access_token"), token("refresh_token"))
     }
 }
 

@@ -1,33 +1,24 @@
 //! A backup of a service that goes on pinning, restored elsewhere.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use crate::support::asker::Asker;
-use crate::support::daemon::{Home, Serve};
+use crate::support::daemon::{Home, Serve, run};
 use crate::support::dag::Dag;
 use crate::support::provider::Provider;
 
-fn pinnace(arguments: &[&str], data: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pinnace"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PINNACE_")) {
-        command.env_remove(name);
-    }
-    command.args(arguments).arg("--data").arg(data).output().unwrap()
-}
-
 #[track_caller]
 fn json(arguments: &[&str], data: &Path) -> Value {
-    let output = pinnace(&[arguments, &["--json"]].concat(), data);
+    let output = run(&[arguments, &["--json"]].concat(), data);
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[track_caller]
 fn refused(arguments: &[&str], data: &Path) -> String {
-    let output = pinnace(arguments, data);
+    let output = run(arguments, data);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
 }

@@ -5,11 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "this program is a test, helpers included")]
 
 mod backup;
+mod check;
+mod crashes;
 mod gateway;
+mod life;
 mod other_peers;
 mod restart;
 mod retrieval;
 mod room;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod two_services;

@@ -55,7 +55,6 @@ async fn a_pin_waits_while_the_disk_is_full() {
     let waiting =
         api.wait(&pin, "pin that waits for room", 20, |pin| details(pin).contains("store.min_free_bytes")).await;
     assert_eq!(waiting["status"], "queued", "{waiting}");
-    assert_eq!(api.count("queued").await, 1);
 
     drop(ballast);
     std::fs::remove_file(ballast_path).unwrap();

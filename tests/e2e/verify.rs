@@ -2,23 +2,19 @@
 
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
 use crate::support::api::details;
 use crate::support::asker::Asker;
-use crate::support::daemon::{Daemon, Home};
+use crate::support::daemon::{Daemon, Home, run};
 use crate::support::dag::Dag;
 use crate::support::provider::Provider;
 
 /// Runs a command for the pinnace of this home.
 fn pinnace(home: &Home, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pinnace"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PINNACE_")) {
-        command.env_remove(name);
-    }
-    command.args(arguments).arg("--data").arg(home.data()).output().unwrap()
+    run(arguments, &home.data())
 }
 
 /// The JSON of a command that ends with this status.

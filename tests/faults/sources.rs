@@ -57,7 +57,7 @@ async fn content_that_nobody_has_waits_with_a_sentence() {
     let present = api.add(&dag.root, &[provider.origin()]).await;
     api.wait_pinned(&present, 10).await;
 
-    for (pin, sentence) in pins.iter().zip(["no origins were given", "none of the origins is connected"]) {
+    for (pin, sentence) in pins.iter().zip(["no origins were given", "none of the origins can be reached"]) {
         let waits = |pin: &serde_json::Value| pin["status"] == "queued" && details(pin).contains("last try");
         let pin = api.wait(pin, "pin that waits", 20, waits).await;
         assert!(details(&pin).contains(sentence), "{pin}");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pinnace::bitswap::wire::{Outgoing, Presence, WantKind};
+use pinnace::dag::walk::WalkLimits;
 use pinnace::fetch::core::{CoreError, FetchLimits, LocalDag};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -343,7 +344,7 @@ impl<'a> World<'a> {
         }
         let ends = self.scenario.links.iter().enumerate();
         let sources = ends.filter(|(_, link)| link.source && link.ends.contains(&fetch.node)).map(|(link, _)| link);
-        let limits = FetchLimits { blocks_max: 1_000_000, stall_timeout: self.scenario.stall_timeout };
+        let limits = FetchLimits { dag: WalkLimits::NONE, stall_timeout: self.scenario.stall_timeout };
         if let Actor::Honest(node) = &mut seat.actor
             && !node.is_fetching(plan)
         {

@@ -199,6 +199,15 @@ impl Ready {
     }
 }
 
+/// Runs a command for the process on this data directory, which sees nothing of the environment's own settings.
+pub fn run(arguments: &[&str], data: &Path) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pinnace"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PINNACE_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).arg("--data").arg(data).output().unwrap()
+}
+
 /// A running pinnace. One that is dropped is killed.
 pub struct Daemon {
     pub ready: Ready,

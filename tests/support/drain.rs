@@ -10,6 +10,7 @@ use std::time::Instant;
 use cid::Cid;
 use libp2p::multiaddr::Protocol;
 use pinnace::config::{Config, Flags, Sources};
+use pinnace::dag::walk::WalkLimits;
 use pinnace::fetch::core::{FetchCore, FetchLimits, Held, TICK};
 use pinnace::net::{Keypair, Multiaddr, Node, NodeHandle, PeerId};
 use pinnace::store::blocks::BlockStore;
@@ -39,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn fetch(node: &NodeHandle, root: Cid, peer: PeerId, in_flight: u64) -> Result<(), Box<dyn Error>> {
-    let limits = FetchLimits { blocks_max: u64::MAX, stall_timeout: std::time::Duration::from_secs(60) };
+    let limits = FetchLimits { dag: WalkLimits::NONE, stall_timeout: std::time::Duration::from_secs(60) };
     let mut core = FetchCore::new(root, limits, Instant::now())?;
     let mut events = node.open_session(vec![peer]).await?;
     let mut tick = tokio::time::interval(TICK);

@@ -9,6 +9,7 @@ use cid::Cid;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::dag::walk::WalkLimits;
 use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, Sources};
 use crate::model::{Block, BlockError};
 use crate::net::address;
@@ -28,7 +29,7 @@ const WRITE_BUFFER_BYTES: usize = 32 * 1024 * 1024;
 const IN_FLIGHT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Bounds of the demo's own DAG, with room: 256 GiB in chunks of 256 KiB.
-const LIMITS: FetchLimits = FetchLimits { blocks_max: 1_100_000, stall_timeout: Duration::from_secs(60) };
+const LIMITS: FetchLimits = FetchLimits { dag: WalkLimits::NONE, stall_timeout: Duration::from_secs(60) };
 
 /// A running peer.
 #[derive(Debug)]
@@ -114,7 +115,7 @@ impl Peer {
         let fetcher = Fetcher::new(reader, writer, self.node.clone(), gateways, IN_FLIGHT_BYTES_MAX);
         let (sender, mut progress) = watch::channel(FetchProgress::new(std::time::Instant::now()));
         let sources = Sources { peers: vec![source], gateways: Vec::new() };
-        let fetching = fetcher.fetch(root, sources, LIMITS, &sender);
+        let fetching = fetcher.fetch(root, sources.only(), LIMITS, &sender);
         tokio::pin!(fetching);
         loop {
             tokio::select! {

@@ -23,6 +23,8 @@ pub(in crate::dag) struct PbLink<'a> {
     pub(in crate::dag) hash: &'a [u8],
     /// The name; empty where there is none.
     pub(in crate::dag) name: &'a [u8],
+    /// The bytes of the DAG behind it (`Tsize`), as whoever made the node says; 0 where there is nothing about it.
+    pub(in crate::dag) size: u64,
 }
 
 /// Puts the links of the node into `links`.
@@ -71,7 +73,7 @@ pub(in crate::dag) fn read<'a>(
 fn read_link(data: Fields<'_>) -> Result<PbLink<'_>, LinkError> {
     let mut fields = data;
     let mut last = 0;
-    let mut link = PbLink { hash: &[], name: &[] };
+    let mut link = PbLink { hash: &[], name: &[], size: 0 };
     while !fields.is_empty() {
         let at = fields.at;
         let (number, wire) = fields.tag()?;
@@ -88,9 +90,7 @@ fn read_link(data: Fields<'_>) -> Result<PbLink<'_>, LinkError> {
         match (number, wire) {
             (LINK_HASH, WIRE_BYTES) => link.hash = fields.bytes()?.rest(),
             (LINK_NAME, WIRE_BYTES) => link.name = fields.bytes()?.rest(),
-            (LINK_SIZE, WIRE_VARINT) => {
-                fields.varint()?;
-            }
+            (LINK_SIZE, WIRE_VARINT) => link.size = fields.varint()?,
             _ => return Err(LinkError::Malformed { what: "a field of a link has the wrong wire type", at }),
         }
     }

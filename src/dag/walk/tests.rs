@@ -10,6 +10,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::cids::codec;
 
+fn at_most(blocks_max: u64) -> WalkLimits {
+    WalkLimits { blocks_max, ..WalkLimits::NONE }
+}
+
 fn block(codec: u64, data: Vec<u8>) -> (Cid, Bytes) {
     (Cid::new_v1(codec, Code::Sha2_256.digest(&data)), data.into())
 }
@@ -72,7 +76,7 @@ proptest! {
         let mut expected = BTreeMap::new();
         reference(&root, &blocks, &mut expected);
 
-        let mut walk = Walk::new(root, 1000).unwrap();
+        let mut walk = Walk::new(root, at_most(1000)).unwrap();
         let mut outstanding: Vec<Cid> = Vec::new();
         let mut added = BTreeSet::new();
         let mut choices = choices.iter().cycle();
@@ -123,7 +127,7 @@ fn a_file_comes_in_reading_order() {
     }
     let (root, data) = node(1, &parents);
     blocks.insert(root, data);
-    let mut walk = Walk::new(root, 25).unwrap();
+    let mut walk = Walk::new(root, at_most(25)).unwrap();
     let mut order = Vec::new();
     let mut pending_max = 0;
     while let Some(cid) = walk.next() {
@@ -140,13 +144,13 @@ fn a_file_comes_in_reading_order() {
 
 #[test]
 fn an_identity_root_counts_for_nothing() {
-    let walk = Walk::new("bafkqaaa".parse().unwrap(), 0).unwrap();
+    let walk = Walk::new("bafkqaaa".parse().unwrap(), at_most(0)).unwrap();
     assert!(walk.is_complete());
     assert_eq!((walk.known(), walk.bytes()), (0, 0));
 
     let (leaf, data) = block(codec::RAW, b"leaf".to_vec());
     let root = identity_of(codec::DAG_CBOR, &serde_ipld_dagcbor::to_vec(&leaf).unwrap()).unwrap();
-    let mut walk = Walk::new(root, 1).unwrap();
+    let mut walk = Walk::new(root, at_most(1)).unwrap();
     assert_eq!(walk.next(), Some(leaf));
     walk.add_block(&leaf, &data).unwrap();
     assert!(walk.is_complete());
@@ -158,7 +162,7 @@ fn the_same_hash_under_two_codecs_is_two_blocks() {
     let (cbor, data) = block(codec::DAG_CBOR, vec![0x80]);
     let plain = Cid::new_v1(codec::RAW, *cbor.hash());
     let (root, root_data) = node(1, &[cbor, plain]);
-    let mut walk = Walk::new(root, 3).unwrap();
+    let mut walk = Walk::new(root, at_most(3)).unwrap();
     assert_eq!(walk.next(), Some(root));
     assert_eq!(walk.add_block(&root, &root_data), Ok(2));
     for cid in [cbor, plain] {
@@ -172,11 +176,11 @@ fn the_same_hash_under_two_codecs_is_two_blocks() {
 fn more_blocks_than_allowed_are_an_error() {
     let leaves: Vec<Cid> = (0..3).map(|leaf| block(codec::RAW, vec![leaf]).0).collect();
     let (root, data) = node(1, &leaves);
-    let mut walk = Walk::new(root, 3).unwrap();
+    let mut walk = Walk::new(root, at_most(3)).unwrap();
     walk.next();
     assert_eq!(walk.add_block(&root, &data), Err(WalkError::TooLarge { blocks_max: 3 }));
     assert!(!walk.is_complete());
-    assert_eq!(Walk::new(root, 0).unwrap_err(), WalkError::TooLarge { blocks_max: 0 });
+    assert_eq!(Walk::new(root, at_most(0)).unwrap_err(), WalkError::TooLarge { blocks_max: 0 });
 }
 
 #[test]
@@ -184,16 +188,16 @@ fn what_cannot_be_walked_is_named() {
     let git = Cid::new_v1(0x78, Code::Sha2_256.digest(b"x"));
     let murmur = Cid::new_v1(codec::RAW, Multihash::wrap(0x22, &[0; 32]).unwrap());
     for child in [git, murmur] {
-        assert!(matches!(Walk::new(child, 9), Err(WalkError::UnsupportedRoot { .. })));
+        assert!(matches!(Walk::new(child, at_most(9)), Err(WalkError::UnsupportedRoot { .. })));
         let (root, data) = node(1, &[child]);
-        let mut walk = Walk::new(root, 9).unwrap();
+        let mut walk = Walk::new(root, at_most(9)).unwrap();
         walk.next();
         let error = walk.add_block(&root, &data).unwrap_err();
         assert!(error.to_string().contains(&child.to_string()), "{error}");
         assert!(!walk.is_complete());
     }
     let (bad, data) = block(codec::DAG_CBOR, vec![0xff]);
-    let mut walk = Walk::new(bad, 9).unwrap();
+    let mut walk = Walk::new(bad, at_most(9)).unwrap();
     walk.next();
     assert!(matches!(walk.add_block(&bad, &data), Err(WalkError::Invalid { .. })));
     assert!(!walk.is_complete());
@@ -204,12 +208,64 @@ fn a_long_stack_shrinks_again() {
     let leaves: Vec<Cid> = (0..100_000_u32).map(|leaf| block(codec::RAW, leaf.to_be_bytes().to_vec()).0).collect();
     let mut stack = CidStack::default();
     for cid in &leaves {
-        stack.push(cid);
+        stack.push_with(cid, &[]);
     }
     assert!(stack.buffer.capacity() >= 3_700_000);
     for cid in leaves.iter().rev() {
-        assert_eq!(stack.pop().as_ref(), Some(cid));
+        assert_eq!(stack.pop_with(|_| ()).map(|(cid, ())| cid).as_ref(), Some(cid));
     }
-    assert_eq!((stack.pop(), stack.len), (None, 0));
+    assert_eq!((stack.pop_with(|_| ()), stack.len), (None, 0));
     assert!(stack.buffer.capacity() <= 1024 * 1024, "{}", stack.buffer.capacity());
+}
+
+#[test]
+fn bytes_and_depth_are_bounded() {
+    // A chain of three nodes.
+    let leaf = Bytes::from_static(b"the end");
+    let leaf_cid = Cid::new_v1(codec::RAW, Code::Sha2_256.digest(&leaf));
+    let (second_cid, second) = node(3, &[leaf_cid]);
+    let (first_cid, first) = node(3, &[second_cid]);
+    let bytes_max = (first.len() + second.len() + leaf.len()) as u64;
+    let walk = |limits: WalkLimits| -> Result<u64, WalkError> {
+        let mut walk = Walk::new(first_cid, limits)?;
+        for (cid, data) in [(first_cid, &first), (second_cid, &second)] {
+            assert_eq!(walk.next(), Some(cid));
+            walk.add_block(&cid, data)?;
+        }
+        assert_eq!(walk.next(), Some(leaf_cid));
+        walk.give_back(&leaf_cid);
+        assert_eq!(walk.next(), Some(leaf_cid));
+        walk.add_leaf(&leaf_cid, leaf.len() as u64)?;
+        Ok(walk.bytes())
+    };
+    assert_eq!(walk(WalkLimits { bytes_max, depth_max: 2, ..WalkLimits::NONE }), Ok(bytes_max));
+    let too_many = WalkError::TooManyBytes { bytes_max: bytes_max - 1 };
+    assert_eq!(walk(WalkLimits { bytes_max: bytes_max - 1, ..WalkLimits::NONE }), Err(too_many));
+    assert_eq!(walk(WalkLimits { depth_max: 1, ..WalkLimits::NONE }), Err(WalkError::TooDeep { depth_max: 1 }));
+}
+
+#[test]
+fn the_root_says_how_much_there_is() {
+    let leaf = Bytes::from_static(b"the end");
+    let leaf_cid = Cid::new_v1(codec::RAW, Code::Sha2_256.digest(&leaf));
+    let told = |links: Vec<PbLink>| {
+        let (root, data) = block(codec::DAG_PB, PbNode { links, data: None }.into_bytes());
+        let mut walk = Walk::new(root, WalkLimits::NONE).unwrap();
+        assert_eq!((walk.bytes_told(), walk.next()), (None, Some(root)));
+        walk.add_block(&root, &data).unwrap();
+        let told = walk.bytes_told();
+        // What is below has no say.
+        assert_eq!(walk.next(), Some(leaf_cid));
+        walk.add_block(&leaf_cid, &leaf).unwrap();
+        assert_eq!(walk.bytes_told(), told);
+        told.map(|told| told - data.len() as u64)
+    };
+    let link = |size| PbLink { cid: leaf_cid, name: None, size };
+    assert_eq!(told(vec![link(Some(7)), link(Some(7))]), Some(14));
+    assert_eq!(told(vec![link(Some(u64::MAX)), link(Some(7))]).map(|told| told > 1 << 60), Some(true));
+    assert_eq!(told(vec![link(Some(7)), link(None)]), None, "not all of them say");
+    let mut alone = Walk::new(leaf_cid, WalkLimits::NONE).unwrap();
+    alone.next();
+    alone.add_block(&leaf_cid, &leaf).unwrap();
+    assert_eq!(alone.bytes_told(), Some(7));
 }

@@ -155,7 +155,7 @@ async fn import_all(state: &ControlState, uri: &Uri, stream: &mut BodyDataStream
         .map_err(|_| ApiError::bad_request("an import takes \"name\", \"user\" and \"root\""))?;
     let root = root.map(|root| cids::parse(&root)).transpose();
     let root = root.map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let user = state.pins.account_id(user).await?;
+    let owner = state.pins.owner(user).await?;
 
     let mut import = Import::new(state.blocks.clone(), state.writer.clone());
     let mut frames = FrameReader::default();
@@ -179,7 +179,7 @@ async fn import_all(state: &ControlState, uri: &Uri, stream: &mut BodyDataStream
     let mut pins = Vec::new();
     for root in &imported.roots {
         let input = PinInput { cid: root.to_string(), name: name.clone(), ..PinInput::default() };
-        let record = state.pins.add_patiently(user, input).await?.record;
+        let record = state.pins.add_patiently(owner, input).await?.record;
         pins.push(ImportedPin { id: record.id.to_string(), cid: record.cid_text });
     }
     // Only now may a collection look at what is reachable: `imported` is held up to here.

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
 use super::{ControlState, router};
-use crate::http::auth::ClientAddress;
+use crate::http::front::Front;
 use crate::http::serve::{Listener, serve_router};
 
 /// Connections that the system keeps until they are accepted.
@@ -45,14 +46,14 @@ impl ControlSocket {
 
     /// Serves until `shutdown` is done. The file goes then, also when this is cancelled.
     pub async fn serve(self, state: ControlState, shutdown: impl Future<Output = ()> + Send) -> io::Result<()> {
-        serve_router(self, router(state), shutdown).await
+        serve_router(self, router(state), Front::default(), shutdown).await
     }
 }
 
 impl Listener for ControlSocket {
     type Stream = UnixStream;
 
-    async fn next(&self) -> io::Result<(UnixStream, Option<ClientAddress>)> {
+    async fn next(&self) -> io::Result<(UnixStream, Option<IpAddr>)> {
         Ok((self.listener.accept().await?.0, None))
     }
 }

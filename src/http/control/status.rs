@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ControlState;
 use crate::http::error::ApiError;
@@ -12,7 +13,8 @@ use crate::net::profile::Profile;
 use crate::store::verify::VerifyState;
 
 /// What the running process is and how it is doing.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = ProcessStatus)]
 pub struct Status {
     /// The version of the program.
     pub version: String,
@@ -46,7 +48,7 @@ pub struct Status {
 }
 
 /// Where peers and clients reach the node.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Addresses {
     /// The addresses that clients get as `delegates`.
     pub announced: Vec<String>,
@@ -57,7 +59,7 @@ pub struct Addresses {
 }
 
 /// How many pins are in each status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PinNumbers {
     /// Wait for their turn or for their next try.
     pub queued: u64,
@@ -70,10 +72,13 @@ pub struct PinNumbers {
 }
 
 /// What is stored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StoreSizes {
     /// Distinct blocks.
     pub blocks: u64,
+    /// Bytes of them, and of removed ones whose space isn't given back yet.
+    #[serde(default)]
+    pub segment_bytes: u64,
     /// Bytes that the file of the blocks takes on the disk.
     pub blocks_bytes_on_disk: u64,
     /// Bytes that the file of the records takes on the disk.
@@ -81,10 +86,11 @@ pub struct StoreSizes {
 }
 
 /// Whether what is stored is what it should be.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Verification {
     /// When every block had been verified last, as in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub finished: Option<String>,
     /// Whether a verification runs.
     pub running: bool,
@@ -95,8 +101,13 @@ pub struct Verification {
 const LAST_RESORT: &str = "no address of this node is known to be reachable from other machines, so clients get the listen \
 addresses as they are; if others should reach it, start it with --external MULTIADDR, or set the key network.external";
 
-/// `GET /v1/status`. Reads a few bytes of both stores, whatever their size.
-pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status>, ApiError> {
+/// `GET /v1/status`
+pub(in crate::http) async fn get(State(state): State<ControlState>) -> Result<Json<Status>, ApiError> {
+    Ok(Json(read(&state).await?))
+}
+
+/// Asks all parts. It reads a few bytes of both stores, whatever their size.
+pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiError> {
     let node = state.node.status().await.map_err(|_| ApiError::stopping())?;
     let counts = state.pins.counts().await?;
     let (announced, last_resort) = state.node.delegates();
@@ -107,6 +118,7 @@ pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status
         held.and_then(|held| {
             let sizes = StoreSizes {
                 blocks: held.blocks,
+                segment_bytes: held.segment_bytes,
                 blocks_bytes_on_disk: blocks_file,
                 records_bytes_on_disk: records_file,
             };
@@ -126,10 +138,11 @@ pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status
     if last_resort {
         warnings.push(LAST_RESORT.to_owned());
     }
+    warnings.extend(state.front.warnings());
     warnings.extend(state.blocks.shortage().map(|shortage| shortage.to_string()));
     warnings.extend(damage_warning(scrubbed.quarantined_blocks));
     let text = |path: &PathBuf| path.display().to_string();
-    Ok(Json(Status {
+    Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         started: format!("{:.3}", state.process.started),
@@ -156,7 +169,7 @@ pub(super) async fn get(State(state): State<ControlState>) -> Result<Json<Status
         store,
         verification,
         warnings,
-    }))
+    })
 }
 
 /// What to do about damaged blocks, if there are any.

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{PinError, PinInput, PinService, PinView, joined, status, view, whole};
+use super::{Owner, PinError, PinInput, PinService, PinView, joined, status, view, whole};
+use crate::model::limits::ACCOUNT_PINS_REMOVED_AT_ONCE;
 use crate::model::query::Status;
 use crate::model::{PinId, PinRecord, PinState, UserId};
 use crate::pins::board::PinChange;
-use crate::store::records::{PinSet, RetryRefusal};
+use crate::store::records::{PinSet, Quota, RetryRefusal, Standing};
 
 /// How many pins all accounts have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,22 +75,25 @@ impl PinService {
         joined(pin.await)
     }
 
-    /// The account with this e-mail address; the first that was made if none is named.
-    pub async fn account_id(&self, email: Option<String>) -> Result<UserId, PinError> {
+    /// The account with this e-mail address as the owner of pins; the first that was made if none is named. What the operator pins for it
+    /// isn't bound by its quota.
+    pub async fn owner(&self, email: Option<String>) -> Result<Owner, PinError> {
         let records = Arc::clone(&self.records);
         let account = tokio::task::spawn_blocking(move || match email {
-            None => records.first_user()?.ok_or_else(|| PinError::Invalid("there is no account yet".to_owned())),
+            None => records.first_user()?.ok_or_else(|| PinError::NoSuchAccount("there is no account yet".to_owned())),
             Some(email) => records
                 .user_by_email(&email.trim().to_lowercase())?
-                .ok_or_else(|| PinError::Invalid(format!("there is no account with the e-mail address {email}"))),
+                .ok_or_else(|| PinError::NoSuchAccount(format!("there is no account with the e-mail address {email}"))),
         });
-        Ok(joined(account.await)?.id)
+        let account = joined(account.await)?;
+        let pin_lifetime = account.pin_lifetime_s.map(Duration::from_secs);
+        Ok(Owner { user: account.id, quota: Quota::NONE, pin_lifetime })
     }
 
     /// Makes a pin for an account, and waits where a client would be told that it is too fast.
-    pub async fn add_patiently(&self, user: UserId, input: PinInput) -> Result<PinView, PinError> {
+    pub async fn add_patiently(&self, owner: Owner, input: PinInput) -> Result<PinView, PinError> {
         loop {
-            match self.add(user, input.clone()).await {
+            match self.add(owner, input.clone()).await {
                 Err(PinError::TooFast { wait }) => tokio::time::sleep(wait).await,
                 outcome => return outcome,
             }
@@ -116,6 +121,38 @@ impl PinService {
     pub async fn remove_any(&self, id: PinId) -> Result<(), PinError> {
         let record = self.records.get(id)?.ok_or(PinError::NotFound)?;
         self.remove(record.user, id).await
+    }
+
+    /// Removes the pins of an account that is being deleted, and then the account.
+    pub async fn remove_account(&self, user: UserId) -> Result<(), PinError> {
+        loop {
+            let (records, max) = (Arc::clone(&self.records), ACCOUNT_PINS_REMOVED_AT_ONCE);
+            let ids = tokio::task::spawn_blocking(move || Ok(records.pins_of(user, max)?)).await;
+            let ids = joined(ids)?;
+            if ids.is_empty() {
+                self.records.write(move |change| change.forget_user(user)).await?;
+                return Ok(());
+            }
+            let removals = ids.into_iter().map(|id| self.remove(user, id));
+            for removed in futures::future::join_all(removals).await {
+                match removed {
+                    Ok(()) | Err(PinError::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+
+    /// Goes on with the accounts whose deletion had begun before the last stop.
+    pub async fn remove_deleted_accounts(&self) -> Result<(), PinError> {
+        let records = Arc::clone(&self.records);
+        let accounts = joined(tokio::task::spawn_blocking(move || Ok(records.users(None, usize::MAX)?)).await)?;
+        for account in accounts {
+            if account.standing == Standing::Deleting {
+                self.remove_account(account.id).await?;
+            }
+        }
+        Ok(())
     }
 
     fn list_all_blocking(&self, statuses: &BTreeSet<Status>, limit: usize) -> Result<OwnedPage, PinError> {

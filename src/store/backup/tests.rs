@@ -1,6 +1,5 @@
 //! Backups beside pins that go and collections that sweep, and what restores make of them.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use super::*;
 use crate::model::cids::codec;
 use crate::model::{Block, PinId, PinState, UserId};
 use crate::store::blocks::{Collection, GcPhase};
-use crate::store::records::{NewPin, NewUser, PinSet};
+use crate::store::records::{NewPin, NewUser, PinSet, Quota, Role};
 use crate::store::restore::{RestoreError, RestoreReport, restore};
 
 const LEAVES: u64 = 60;
@@ -52,7 +51,14 @@ impl Fixture {
         data.write_secret(&data.identity_path(), b"the identity").unwrap();
         let stores = Stores::open(data, &options()).unwrap();
         let runtime = Runtime::new().unwrap();
-        let account = NewUser { email: "a@example.org".to_owned(), password_hash: "x".to_owned(), created_ms: 1 };
+        let account = NewUser {
+            email: "a@example.org".to_owned(),
+            password_hash: "x".to_owned(),
+            created_ms: 1,
+            role: Role::User,
+            quota: Quota::NONE,
+            pin_lifetime_s: None,
+        };
         let user = runtime.block_on(stores.records.write(|change| change.create_user(account))).unwrap().unwrap();
         let pins = (0..pins).map(|number| pin(&stores, &runtime, user.id, number)).collect();
         Self { stores, runtime, pins, directory }
@@ -111,15 +117,7 @@ fn pin(stores: &Stores, runtime: &Runtime, user: UserId, number: u64) -> (PinId,
     let root = serde_ipld_dagcbor::to_vec(&cids).unwrap();
     blocks.push(Block::new_sha256(codec::DAG_CBOR, root.into()).unwrap());
     let root = *blocks.last().unwrap().cid();
-    let new = NewPin {
-        user,
-        cid_text: root.to_string(),
-        root,
-        name: None,
-        origins: Vec::new(),
-        origins_skipped: Vec::new(),
-        meta: BTreeMap::new(),
-    };
+    let new = NewPin::plain(user, root);
     let id = runtime.block_on(async {
         stores.blocks.writer().put(blocks.clone()).await.unwrap();
         let id = stores.records.add_pin(new, None).await.unwrap().unwrap().id;

@@ -297,6 +297,8 @@ impl Collection {
             if self.damaged_nodes > 0 {
                 return Err(BlocksError::Unreplaced { blocks: self.damaged_nodes });
             }
+            // Before the first block goes.
+            self.file.prune_whole(&self.walked)?;
             self.walked = HashMap::new();
             self.phase = GcPhase::Sweep;
         }

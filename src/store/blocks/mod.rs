@@ -22,6 +22,7 @@ mod recent;
 mod schema;
 mod scrub;
 mod space;
+mod whole;
 mod writer;
 
 #[cfg(test)]
@@ -36,6 +37,8 @@ mod index_tests;
 mod scrub_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole_tests;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -54,6 +57,7 @@ pub use guard::Ticket;
 pub use reader::{BlockReader, BlockSnapshot, BlockStats};
 pub use scrub::{BlockVerifier, DAMAGED_NAMED_MAX, Scrub, ScrubRecord, ScrubReport, ScrubStep};
 pub use space::{Shortage, SpaceLimits, SpaceState};
+pub use whole::WholeDag;
 pub use writer::{BlockWriter, PendingPut};
 
 use super::room::NoRoom;
@@ -62,7 +66,7 @@ use super::room::NoRoom;
 pub const SEGMENT_BYTES: usize = 65_520;
 
 /// The version of the layout that this program writes.
-pub const SCHEMA_VERSION: u64 = 2;
+pub const SCHEMA_VERSION: u64 = 3;
 
 /// What can go wrong with the blocks on disk. Cheap to clone, since one failed commit is the answer to many puts.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -9,6 +9,7 @@ use redb::ReadTransaction;
 use super::file::{BlockFile, INDEX, SEGMENTS};
 use super::pack::{self, Place};
 use super::scrub::{self, ScrubRecord};
+use super::whole::WholeDag;
 use super::{BlocksError, Shortage, SpaceState};
 use crate::model::Block;
 
@@ -66,6 +67,16 @@ impl BlockReader {
         self.file.settle()?;
         let ((), snapshot) = self.file.snapshot_with(|| Ok::<_, BlocksError>(()))?;
         Ok(BlockSnapshot { snapshot })
+    }
+
+    /// The figures of a DAG that is known to be whole, for who has a pin of it in the records already.
+    pub fn whole(&self, root: &Cid) -> Result<Option<WholeDag>, BlocksError> {
+        self.file.whole(root)
+    }
+
+    /// What [`super::BlockWriter::mark_whole`] needs to know from before a walk began.
+    pub fn whole_generation(&self) -> Result<u64, BlocksError> {
+        self.file.whole_generation()
     }
 
     /// Whether the store has the block of `cid`.

@@ -4,6 +4,7 @@ use redb::{Database, ReadableTable, WriteTransaction};
 
 use super::file::{INDEX, META, META_SCHEMA, META_SEGMENT_BYTES, QUARANTINE, SEGMENT_SIZES, SEGMENTS};
 use super::recent::RECENT;
+use super::whole::WHOLE;
 use super::{BlocksError, SCHEMA_VERSION};
 use crate::store::database::begin_write;
 use crate::store::disk;
@@ -22,7 +23,7 @@ pub(super) fn prepare(database: &Database, name: &str) -> Result<(), BlocksError
         Some(SCHEMA_VERSION) => return Ok(transaction.abort()?),
         Some(found) => {
             tracing::info!("{name} is of version {found} and becomes one of version {SCHEMA_VERSION}");
-            upgrade(&transaction)?;
+            upgrade(&transaction, found)?;
         }
         None => make_tables(&transaction)?,
     }
@@ -37,13 +38,17 @@ pub(super) fn make_tables(transaction: &WriteTransaction) -> Result<(), BlocksEr
     transaction.open_table(INDEX)?;
     transaction.open_table(RECENT)?;
     transaction.open_table(QUARANTINE)?;
+    transaction.open_table(WHOLE)?;
     Ok(())
 }
 
-/// From version 1: there was no front of the index, and nobody counted the bytes of the segments, and
-/// there was no scrub.
-fn upgrade(transaction: &WriteTransaction) -> Result<(), BlocksError> {
+/// In version 1 there was no front of the index, nobody counted the bytes of the segments, and there was no scrub; in version 2
+/// nobody knew which DAGs are whole.
+fn upgrade(transaction: &WriteTransaction, found: u64) -> Result<(), BlocksError> {
     make_tables(transaction)?;
+    if found > 1 {
+        return Ok(());
+    }
     let mut bytes = 0;
     for size in transaction.open_table(SEGMENT_SIZES)?.iter()? {
         bytes += u64::from(size?.1.value());

@@ -17,7 +17,7 @@ use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 use super::file::{BlockFile, INDEX, META, QUARANTINE, SEGMENT_SIZES, SEGMENTS, put_in_quarantine};
 use super::pack::{self, Place};
 use super::placed::{self, Placed};
-use super::{BlocksError, Links};
+use super::{BlocksError, Links, whole};
 
 /// Bytes of blocks that one step reads; one block more may go over it.
 const STEP_BYTES: u64 = if cfg!(test) { 32 * 1024 } else { 4 * 1024 * 1024 };
@@ -351,6 +351,8 @@ impl Scrub {
             }
             // A stop must not let pins be forgotten that need these.
             if !taken.is_empty() {
+                // What was whole may not be any more.
+                whole::begin_generation(transaction)?;
                 transaction.open_table(META)?.insert(META_PINS_DUE, 1)?;
             }
             Ok(taken)

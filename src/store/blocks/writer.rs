@@ -8,11 +8,13 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use cid::Cid;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::BlocksError;
 use super::file::BlockFile;
 use super::guard::Ticket;
+use super::whole::WholeDag;
 use crate::model::Block;
 
 /// Bytes of blocks after which a commit takes no further job, unless the blocks are small.
@@ -82,6 +84,12 @@ impl BlockWriter {
     /// Stores blocks; when this returns they are durable. Blocks that the store has are skipped.
     pub async fn put(&self, blocks: Vec<Block>) -> Result<(), BlocksError> {
         self.submit(blocks).await?.committed().await
+    }
+
+    /// Remembers that a DAG is whole, which a pin keeps; `generation` is from before its blocks were looked at. Small DAGs aren't worth it.
+    /// It writes to the disk: not for the runtime's threads.
+    pub fn mark_whole(&self, root: &Cid, dag: WholeDag, generation: u64) -> Result<(), BlocksError> {
+        self.file.mark_whole(root, dag, generation)
     }
 
     /// Queues blocks, as soon as the queue has room for them. Jobs are committed in the order of their submission, and

@@ -22,11 +22,14 @@ use redb::backends::FileBackend;
 
 use crate::store::database;
 
-/// The length of the journal.
-const JOURNAL_BYTES: usize = 4 * 1024 * 1024;
+/// The length of the journal. Each time that it is full, the file itself has to be waited for.
+const JOURNAL_BYTES: usize = 16 * 1024 * 1024;
+
+/// The length of the journals that earlier versions made.
+const OLD_JOURNAL_BYTES: usize = 4 * 1024 * 1024;
 
 /// The bytes of pages that a record may have. A larger commit takes so long to write twice that a second wait is cheaper.
-pub(in crate::store) const RECORD_BYTES_MAX: usize = 512 * 1024;
+pub(in crate::store) const RECORD_BYTES_MAX: usize = 1024 * 1024;
 
 /// Records begin at multiples of this, so that writing one doesn't touch another.
 const ALIGNMENT: usize = 4096;
@@ -219,16 +222,17 @@ impl Journal {
         let opened = source.open()?;
         let mut journal = Self { source, file: None, is_unavailable: false, generation: 0, records: 0, end: 0 };
         let Some(opened) = opened else { return Ok(journal) };
-        if opened.len()? < JOURNAL_BYTES as u64 {
+        let length = opened.len()?;
+        if length < OLD_JOURNAL_BYTES as u64 {
             // Made only in part; nothing was ever written to it.
             return Ok(journal);
         }
         // What is read has to be what a crash would leave: a record that isn't durable must not get into the file.
         opened.sync_data()?;
-        let records = read_all(&*opened)?;
+        let records = read_all(&*opened, usize::try_from(length).unwrap_or(usize::MAX).min(JOURNAL_BYTES))?;
         journal.file = Some(opened);
         if records.is_empty() {
-            return Ok(journal);
+            return Ok(journal.of_this_length(length));
         }
         if belongs(&records, file)? {
             for record in &records {
@@ -245,7 +249,15 @@ impl Journal {
             tracing::warn!("the journal belongs to another file and is left aside");
         }
         journal.clear()?;
-        Ok(journal)
+        Ok(journal.of_this_length(length))
+    }
+
+    /// Lets go of an empty journal that is shorter than this version's: it is made anew when it is needed.
+    fn of_this_length(mut self, length: u64) -> Self {
+        if length < JOURNAL_BYTES as u64 {
+            self.file = None;
+        }
+        self
     }
 
     /// Whether it has nothing.
@@ -330,15 +342,15 @@ impl Journal {
 }
 
 /// The records of the generation that is in the journal.
-fn read_all(journal: &dyn StorageBackend) -> io::Result<Vec<Record>> {
+fn read_all(journal: &dyn StorageBackend, journal_bytes: usize) -> io::Result<Vec<Record>> {
     let mut records: Vec<Record> = Vec::new();
     let mut start = 0;
-    while start + ALIGNMENT <= JOURNAL_BYTES {
+    while start + ALIGNMENT <= journal_bytes {
         let mut first = [0; HEAD_BYTES];
         journal.read(start as u64, &mut first)?;
         let Some(mut head) = Head::read(&first) else { break };
         let continues = records.last().is_none_or(|last| last.head.generation == head.generation);
-        let Some(length) = head.record_bytes().filter(|length| start + length <= JOURNAL_BYTES) else { break };
+        let Some(length) = head.record_bytes().filter(|length| start + length <= journal_bytes) else { break };
         if !continues || head.number as usize != records.len() {
             break;
         }

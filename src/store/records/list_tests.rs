@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use cid::Cid;
 use redb::ReadableDatabase;
 
-use super::tables::{FRONT, NAMES, ORDINALS_NEXT, PINS_BY_CREATED, PINS_BY_ORDINAL, POSTINGS};
+use super::tables::{ACCOUNT_PINS, FRONT, NAMES, PINS_BY_CREATED, PINS_BY_ORDINAL, POSTINGS};
 use super::*;
 use crate::model::cids::codec;
 use crate::model::query::{NameMatch, Query, Status, fold_case};
@@ -49,13 +49,9 @@ fn new_pin(random: &mut Random) -> NewPin {
         }
     }
     NewPin {
-        user: *random.pick(&USERS),
-        cid_text: root.to_string(),
-        root,
         name: (!random.one_in(4)).then(|| (*random.pick(&NAME_POOL)).to_owned()),
-        origins: Vec::new(),
-        origins_skipped: Vec::new(),
         meta,
+        ..NewPin::plain(*random.pick(&USERS), root)
     }
 }
 
@@ -139,11 +135,13 @@ async fn change(records: &Records, random: &mut Random, model: &mut BTreeMap<i64
     (*model, *now_ms) = records
         .write(move |change| {
             if let Some((user, by)) = jump {
-                let mut next = change.transaction().open_table(ORDINALS_NEXT)?;
-                let ordinal = redb::ReadableTable::get(&next, user.0)?.map_or(0, |next| next.value()) + by;
+                let mut account = change.account(user)?;
+                let ordinal = account.ordinal_next + by;
                 // More often than not the front is full soon.
                 let before_last = ordinal.next_multiple_of(front::PINS_MAX) - 2;
-                next.insert(user.0, if fills { before_last.max(ordinal) } else { ordinal })?;
+                account.ordinal_next = if fills { before_last.max(ordinal) } else { ordinal };
+                account.created_last_ms.get_or_insert(0);
+                change.put_account(user, &account)?;
             }
             for (what, which, new) in steps {
                 now += 1;
@@ -160,7 +158,7 @@ async fn change(records: &Records, random: &mut Random, model: &mut BTreeMap<i64
                     }
                     (2..=4, Some(created_ms)) => {
                         let record = pins.get_mut(&created_ms).unwrap();
-                        let failure = Failure { code: FailureCode::Stalled, sentence: "x".into() };
+                        let failure = Failure { code: FailureCode::Stalled, sentence: "x".into(), tried: Vec::new() };
                         let pinned = PinState::Pinned { blocks: 1, bytes: 1 };
                         let state = if what == 2 { PinState::Failed(failure) } else { pinned };
                         assert!(change.finish(record.id, state.clone())?);
@@ -202,7 +200,7 @@ pub(super) fn index_of(records: &Records) -> BTreeSet<String> {
     }
     each!(PINS_BY_CREATED, |key, value| [format!("created {key:?} {value:?}")]);
     each!(PINS_BY_ORDINAL, |key, value| [format!("ordinal {key:?} {value:?}")]);
-    each!(ORDINALS_NEXT, |key, value| [format!("next {key:?} {value:?}")]);
+    each!(ACCOUNT_PINS, |key, value| [format!("account {key:?} {value:?}")]);
     each!(NAMES, |key, value| [format!("names {key:?} {value:?}")]);
     each!(POSTINGS, |key, value| {
         let chunk = index::chunk_of_key(key).unwrap();

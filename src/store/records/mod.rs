@@ -3,16 +3,20 @@
 //! Blocks are elsewhere. Rules about who may do what are not here either: `auth` and `pins` hold them; this
 //! module only makes sure that each change is whole, in one commit, and answered after it.
 
-mod accounts;
+mod account;
 mod copy;
+mod finish;
 mod front;
 mod index;
 mod list;
 mod names;
+mod notices;
 mod pins;
 mod tables;
+mod tokens;
 mod upgrade;
 mod usage;
+mod users;
 mod writer;
 
 use std::path::Path;
@@ -22,16 +26,19 @@ use redb::{ReadTransaction, ReadableDatabase};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::database::{self, Opener, Slot};
-pub use accounts::{NewUser, Rotation, Scopes, TokenId, TokenKind, TokenRecord, UserRecord};
 pub(super) use copy::{CopyInError, copy_in, copy_out};
+pub use finish::{Finished, over_quota};
+pub use notices::{Attempt, HookRecord, NextNotice, NoticeNews, NoticeRecord, PinEvent};
 pub use pins::{AddRefusal, NewPin, PinCounts, PinSet, RetryRefusal};
 use tables::{META, SCHEMA_KEY, decode, encode};
+pub use tokens::{Rotation, Scopes, TokenId, TokenKind, TokenRecord};
 pub use usage::Usage;
+pub use users::{NewUser, Quota, Role, Standing, UserRecord};
 pub use writer::Change;
 use writer::Writer;
 
 /// The version of the tables' layout that this code reads and writes.
-pub const SCHEMA_VERSION: u64 = 3;
+pub const SCHEMA_VERSION: u64 = 6;
 
 /// Why records can't be read or written. Cloned for every caller that shared a failed commit.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -99,6 +106,7 @@ from_redb!(redb::Error, redb::StorageError, redb::TableError, redb::TransactionE
 pub struct Records {
     file: Arc<Slot>,
     writer: Writer,
+    news: Arc<NoticeNews>,
 }
 
 impl Records {
@@ -115,8 +123,9 @@ impl Records {
             .map_err(|error| RecordsError::Open { path: name.to_owned(), source: Arc::new(error.into()) })?;
         file.with(|database| tables::prepare(database, name)).map_err(RecordsError::OutOfService)??;
         let file = Arc::new(file);
-        let writer = Writer::start(Arc::clone(&file))?;
-        Ok(Self { file, writer })
+        let news = Arc::new(NoticeNews::default());
+        let writer = Writer::start(Arc::clone(&file), Arc::clone(&news))?;
+        Ok(Self { file, writer, news })
     }
 
     /// Runs `operation` in a write transaction that it may share with others, and answers after the commit.
@@ -165,6 +174,8 @@ impl Change<'_> {
     }
 }
 
+#[cfg(test)]
+mod expiry_tests;
 #[cfg(test)]
 mod list_tests;
 #[cfg(test)]

@@ -8,10 +8,8 @@ use cid::Cid;
 use jiff::Timestamp;
 use redb::{ReadableTable, ReadableTableMetadata};
 
-use super::tables::{
-    CREATED_LAST, ORDINALS_NEXT, PINS, PINS_BY_CREATED, PINS_BY_ORDINAL, PINS_FAILED, PINS_UNFINISHED, decode, encode,
-};
-use super::{Change, Records, RecordsError, usage};
+use super::tables::{EXPIRIES, PINS, PINS_FAILED, PINS_UNFINISHED, decode, encode};
+use super::{Change, PinEvent, Quota, Records, RecordsError, usage};
 use crate::model::limits::{CREATED_AHEAD_MAX, RETAINED_ROOTS_MAX};
 use crate::model::{ContentKey, PinId, PinRecord, PinState, UserId};
 
@@ -32,6 +30,27 @@ pub struct NewPin {
     pub origins_skipped: Vec<String>,
     /// The client's own key-value pairs.
     pub meta: BTreeMap<String, String>,
+    /// When it goes by itself.
+    pub expires_ms: Option<i64>,
+    /// How much the account may pin.
+    pub quota: Quota,
+}
+
+impl NewPin {
+    /// A pin of this root that has nothing else, and no bound.
+    pub fn plain(user: UserId, root: Cid) -> Self {
+        Self {
+            user,
+            cid_text: root.to_string(),
+            root,
+            name: None,
+            origins: Vec::new(),
+            origins_skipped: Vec::new(),
+            meta: BTreeMap::new(),
+            expires_ms: None,
+            quota: Quota::NONE,
+        }
+    }
 }
 
 /// Why a pin was not made. Nothing was changed then.
@@ -44,6 +63,20 @@ pub enum AddRefusal {
         /// How long to wait.
         wait: Duration,
     },
+    /// The account has as many pins as it may have.
+    PinsExhausted {
+        /// How many those are.
+        quota: u64,
+    },
+    /// The account has pinned as many bytes as it may.
+    BytesExhausted {
+        /// How many it has pinned.
+        pinned: u64,
+        /// How many it may.
+        quota: u64,
+    },
+    /// The account is being deleted, or was.
+    AccountClosed,
 }
 
 /// Why a pin was not queued again. Nothing was changed then.
@@ -131,6 +164,21 @@ impl Records {
         range.take(max).map(|entry| decode("pins", entry?.1.value())).collect()
     }
 
+    /// The pins of all accounts that go at this time or before, at most `max`, and when the one after those goes.
+    pub fn expired(&self, now_ms: i64, max: usize) -> Result<(Vec<PinId>, Option<i64>), RecordsError> {
+        let expiries = self.read()?.open_table(EXPIRIES)?;
+        let mut expired = Vec::new();
+        for entry in expiries.iter()? {
+            let key = entry?.0;
+            let (expires_ms, id) = key.value();
+            if expires_ms > now_ms || expired.len() == max {
+                return Ok((expired, Some(expires_ms)));
+            }
+            expired.push(PinId(uuid::Uuid::from_bytes(*id)));
+        }
+        Ok((expired, None))
+    }
+
     /// How many pins all accounts have; this reads a few bytes, whatever their number.
     pub fn count_pins(&self) -> Result<PinCounts, RecordsError> {
         let transaction = self.read()?;
@@ -188,6 +236,21 @@ impl Records {
         self.write(move |change| change.remove_pin(user, id)).await
     }
 
+    /// Removes those of these pins whose time has come at `now_ms`, all in one commit that also has the events of that. The answer
+    /// has those that were still there.
+    pub async fn expire_pins(&self, ids: Vec<PinId>, now_ms: i64) -> Result<Vec<PinId>, RecordsError> {
+        self.write(move |change| {
+            let mut expired = Vec::new();
+            for id in ids {
+                if change.expire_pin(id, now_ms)? {
+                    expired.push(id);
+                }
+            }
+            Ok(expired)
+        })
+        .await
+    }
+
     /// Queues a failed pin again, whoever owns it.
     pub async fn retry_pin(&self, id: PinId) -> Result<Result<PinRecord, RetryRefusal>, RecordsError> {
         self.write(move |change| change.retry_pin(id)).await
@@ -227,19 +290,25 @@ impl Change<'_> {
                 _ => return Ok(Err(AddRefusal::NotFound)),
             },
         };
-        let mut created_last = self.transaction().open_table(CREATED_LAST)?;
-        let last = created_last.get(new.user.0)?.map(|last| last.value());
-        let created_ms = last.map_or(now_ms, |last| now_ms.max(last.saturating_add(1)));
+        let mut account = self.account(new.user)?;
+        let created_ms = account.created_last_ms.map_or(now_ms, |last| now_ms.max(last.saturating_add(1)));
         let ahead = Duration::from_millis(u64::try_from(created_ms.saturating_sub(now_ms)).unwrap_or(0));
+        if account.is_closed {
+            return Ok(Err(AddRefusal::AccountClosed));
+        }
         if ahead > CREATED_AHEAD_MAX {
             return Ok(Err(AddRefusal::TooFast { wait: ahead.saturating_sub(CREATED_AHEAD_MAX) }));
+        }
+        if let Some(refusal) = self.over_quota(&new, account.pins, old.as_ref())? {
+            return Ok(Err(refusal));
         }
 
         let retained_roots = old.as_ref().map_or_else(Vec::new, |old| retained_roots(old, &new.root));
         if let Some(old) = &old {
             self.delete_pin(old)?;
+            account.pins = account.pins.saturating_sub(1);
         }
-        let NewPin { user, cid_text, root, name, origins, origins_skipped, meta } = new;
+        let NewPin { user, cid_text, root, name, origins, origins_skipped, meta, expires_ms, quota: _ } = new;
         let record = PinRecord {
             id: PinId::new(),
             user,
@@ -250,15 +319,26 @@ impl Change<'_> {
             origins_skipped,
             meta,
             created_ms,
+            expires_ms,
             state: PinState::Queued,
             retained_roots,
         };
-        created_last.insert(user.0, created_ms)?;
-        let ordinal = self.next_ordinal(user)?;
-        self.put_pin(&record, ordinal)?;
+        let ordinal = account.ordinal_next;
+        account.ordinal_next += 1;
+        account.pins += 1;
+        account.created_last_ms = Some(created_ms);
+        self.put_account(user, &account)?;
         let id = record.id.as_bytes();
-        self.transaction().open_table(PINS_BY_CREATED)?.insert((user.0, created_ms), (id, ordinal))?;
-        self.transaction().open_table(PINS_BY_ORDINAL)?.insert((user.0, ordinal), id)?;
+        let mut tables = self.pin_tables()?;
+        tables.by_created.insert((user.0, created_ms), (id, ordinal))?;
+        tables.by_ordinal.insert((user.0, ordinal), id)?;
+        tables.unfinished.insert(id, ())?;
+        if let Some(expires_ms) = expires_ms {
+            tables.expiries.insert((expires_ms, id), ())?;
+        }
+        tables.pins.insert(id, encode("pins", &record)?.as_slice())?;
+        drop(tables);
+        self.index().add(&record, ordinal)?;
         Ok(Ok(record))
     }
 
@@ -266,11 +346,32 @@ impl Change<'_> {
     pub fn remove_pin(&self, user: UserId, id: PinId) -> Result<bool, RecordsError> {
         match self.pin(id)? {
             Some(record) if record.user == user => {
-                self.delete_pin(&record)?;
+                self.take_pin(&record)?;
                 Ok(true)
             }
             _ => Ok(false),
         }
+    }
+
+    /// Removes a pin whose time has come at `now_ms`, and notes that for its account's webhook; false when there is none with this
+    /// id, or its time is still to come.
+    pub fn expire_pin(&self, id: PinId, now_ms: i64) -> Result<bool, RecordsError> {
+        match self.pin(id)? {
+            Some(record) if record.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) => {
+                self.take_pin(&record)?;
+                self.note(PinEvent::Expired, &record, now_ms)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Removes a pin and counts it no longer.
+    fn take_pin(&self, record: &PinRecord) -> Result<(), RecordsError> {
+        self.delete_pin(record)?;
+        let mut account = self.account(record.user)?;
+        account.pins = account.pins.saturating_sub(1);
+        self.put_account(record.user, &account)
     }
 
     /// Queues a failed pin again.
@@ -295,7 +396,7 @@ impl Change<'_> {
         Ok(Some(record))
     }
 
-    /// Stores how a pin ended; false when it is gone meanwhile.
+    /// Stores how a pin ended, and notes it for its account's webhook; false when it is gone meanwhile.
     pub fn finish(&self, id: PinId, state: PinState) -> Result<bool, RecordsError> {
         let Some(mut record) = self.pin(id)? else { return Ok(false) };
         record.state = state;
@@ -303,68 +404,77 @@ impl Change<'_> {
             record.retained_roots.clear();
         }
         self.put_pin(&record, self.ordinal(&record)?)?;
+        self.note_end(&record)?;
         Ok(true)
     }
 
-    /// The ordinal of an account's next pin, which is given to no other.
-    fn next_ordinal(&self, user: UserId) -> Result<u64, RecordsError> {
-        let mut next = self.transaction().open_table(ORDINALS_NEXT)?;
-        let ordinal = next.get(user.0)?.map_or(0, |next| next.value());
-        next.insert(user.0, ordinal + 1)?;
-        Ok(ordinal)
+    /// Why an account can't make a pin that takes the place of `old`, if its quota doesn't allow it. `pins` is how many it has.
+    fn over_quota(&self, new: &NewPin, pins: u64, old: Option<&PinRecord>) -> Result<Option<AddRefusal>, RecordsError> {
+        if let Some(quota) = new.quota.pins
+            && old.is_none()
+            && pins >= quota
+        {
+            return Ok(Some(AddRefusal::PinsExhausted { quota }));
+        }
+        let Some(quota) = new.quota.bytes else { return Ok(None) };
+        let freed = old.map_or(Ok(0), |old| usage::freed_by(self.transaction(), old))?;
+        let pinned = usage::of(self.transaction(), new.user)?.bytes.saturating_sub(freed);
+        Ok((pinned >= quota).then_some(AddRefusal::BytesExhausted { pinned, quota }))
     }
 
     fn ordinal(&self, record: &PinRecord) -> Result<u64, RecordsError> {
-        let by_created = self.transaction().open_table(PINS_BY_CREATED)?;
-        let place = by_created.get((record.user.0, record.created_ms))?.map(|place| place.value().1);
+        let tables = self.pin_tables()?;
+        let place = tables.by_created.get((record.user.0, record.created_ms))?.map(|place| place.value().1);
         place.ok_or_else(|| not_listed(record))
     }
 
-    /// Writes a pin that differs at most in its state from what it was, and the indexes and figures that depend on it.
+    /// Writes a pin that differs only in its state from what it was, and the indexes and figures that depend on it.
     fn put_pin(&self, record: &PinRecord, ordinal: u64) -> Result<(), RecordsError> {
         let id = record.id.as_bytes();
-        let mut unfinished = self.transaction().open_table(PINS_UNFINISHED)?;
-        let mut failed = self.transaction().open_table(PINS_FAILED)?;
+        let mut tables = self.pin_tables()?;
         match record.state {
             PinState::Queued => {
-                unfinished.insert(id, ())?;
-                failed.remove(id)?;
+                tables.unfinished.insert(id, ())?;
+                tables.failed.remove(id)?;
             }
             PinState::Failed(_) => {
-                unfinished.remove(id)?;
-                failed.insert(id, ())?;
+                tables.unfinished.remove(id)?;
+                tables.failed.insert(id, ())?;
             }
             PinState::Pinned { .. } => {
-                unfinished.remove(id)?;
-                failed.remove(id)?;
+                tables.unfinished.remove(id)?;
+                tables.failed.remove(id)?;
             }
         }
-        let mut pins = self.transaction().open_table(PINS)?;
-        match pins.insert(id, encode("pins", record)?.as_slice())? {
-            Some(old) => {
-                let old = decode("pins", old.value())?;
-                usage::subtract(self.transaction(), &old)?;
-                self.index().change_state(record.user, ordinal, &old.state, &record.state)?;
-            }
-            None => self.index().add(record, ordinal)?,
-        }
+        let old = tables.pins.insert(id, encode("pins", record)?.as_slice())?;
+        let old: Option<PinRecord> = old.map(|old| decode("pins", old.value())).transpose()?;
+        drop(tables);
+        let old = old.ok_or_else(|| not_listed(record))?;
+        usage::subtract(self.transaction(), &old)?;
+        self.index().change_state(record.user, ordinal, &old.state, &record.state)?;
         usage::add(self.transaction(), record)
     }
 
-    fn pin(&self, id: PinId) -> Result<Option<PinRecord>, RecordsError> {
-        let table = self.transaction().open_table(PINS)?;
-        let value = table.get(id.as_bytes())?;
+    pub(super) fn pin(&self, id: PinId) -> Result<Option<PinRecord>, RecordsError> {
+        let tables = self.pin_tables()?;
+        let value = tables.pins.get(id.as_bytes())?;
         value.map(|value| decode("pins", value.value())).transpose()
     }
 
     fn delete_pin(&self, record: &PinRecord) -> Result<(), RecordsError> {
-        self.transaction().open_table(PINS)?.remove(record.id.as_bytes())?;
         let ordinal = self.ordinal(record)?;
+        let id = record.id.as_bytes();
+        let mut tables = self.pin_tables()?;
+        tables.pins.remove(id)?;
+        tables.by_created.remove((record.user.0, record.created_ms))?;
+        tables.by_ordinal.remove((record.user.0, ordinal))?;
+        tables.unfinished.remove(id)?;
+        tables.failed.remove(id)?;
+        if let Some(expires_ms) = record.expires_ms {
+            tables.expiries.remove((expires_ms, id))?;
+        }
+        drop(tables);
         self.index().remove(record, ordinal)?;
-        self.transaction().open_table(PINS_BY_CREATED)?.remove((record.user.0, record.created_ms))?;
-        self.transaction().open_table(PINS_BY_ORDINAL)?.remove((record.user.0, ordinal))?;
-        self.transaction().open_table(PINS_UNFINISHED)?.remove(record.id.as_bytes())?;
-        self.transaction().open_table(PINS_FAILED)?.remove(record.id.as_bytes())?;
         usage::subtract(self.transaction(), record)
     }
 }

@@ -1,6 +1,6 @@
 //! The tables of `records.redb`, how values become bytes, and the schema's version.
 
-use redb::{Database, Key, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction};
+use redb::{Database, Key, ReadableTable, Table, TableDefinition, TableHandle, Value, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{RecordsError, SCHEMA_VERSION, upgrade};
@@ -26,8 +26,9 @@ pub(super) const PINS_BY_CREATED: TableDefinition<'static, (u64, i64), (&'static
 /// Ids of pins by (account, ordinal).
 pub(super) const PINS_BY_ORDINAL: TableDefinition<'static, (u64, u64), &'static [u8; 16]> =
     TableDefinition::new("pins_by_ordinal");
-/// The ordinal of an account's next pin.
-pub(super) const ORDINALS_NEXT: TableDefinition<'static, u64, u64> = TableDefinition::new("ordinals_next");
+/// What is known of all pins of an account together: see [`super::account`].
+pub(super) const ACCOUNT_PINS: TableDefinition<'static, u64, (i64, u64, u64, bool)> =
+    TableDefinition::new("account_pins");
 /// Chunks of postings: see [`super::index`].
 pub(super) const POSTINGS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("postings");
 /// Terms of an account's newest pins by (account, ordinal): see [`super::front`].
@@ -39,8 +40,14 @@ pub(super) const PINS_UNFINISHED: TableDefinition<'static, &'static [u8; 16], ()
     TableDefinition::new("pins_unfinished");
 /// Ids of the pins that failed.
 pub(super) const PINS_FAILED: TableDefinition<'static, &'static [u8; 16], ()> = TableDefinition::new("pins_failed");
-/// The newest `created` that an account was ever given, in milliseconds; it outlives the pin.
-pub(super) const CREATED_LAST: TableDefinition<'static, u64, i64> = TableDefinition::new("created_last");
+
+/// When pins go by themselves: (time in milliseconds, id).
+pub(super) const EXPIRIES: TableDefinition<'static, (i64, &'static [u8; 16]), ()> = TableDefinition::new("expiries");
+
+/// Webhooks by account: see [`super::notices`].
+pub(super) const HOOKS: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("hooks");
+/// Events that wait for their webhook, by (account, number).
+pub(super) const NOTICES: TableDefinition<'static, (u64, u64), &'static [u8]> = TableDefinition::new("notices");
 
 /// How many pins of an account have a root pinned, and the bytes of its DAG, by (account, [`crate::model::ContentKey`]).
 pub(super) const ROOTS_BY_USER: TableDefinition<'static, (u64, &'static [u8]), (u64, u64)> =
@@ -48,9 +55,62 @@ pub(super) const ROOTS_BY_USER: TableDefinition<'static, (u64, &'static [u8]), (
 /// Distinct roots that an account has pinned and the bytes of their DAGs, by account.
 pub(super) const USAGE: TableDefinition<'static, u64, (u64, u64)> = TableDefinition::new("usage");
 
+/// The ordinal of an account's next pin, in files and backups of version 3.
+pub(super) const OLD_ORDINALS_NEXT: TableDefinition<'static, u64, u64> = TableDefinition::new("ordinals_next");
+/// The newest `created` that an account was ever given, in milliseconds, in files and backups of versions 1 to 3.
+pub(super) const OLD_CREATED_LAST: TableDefinition<'static, u64, i64> = TableDefinition::new("created_last");
 /// Ids of pins by (account, `created` in milliseconds), in files and backups of versions 1 and 2.
 pub(super) const OLD_PINS_BY_USER: TableDefinition<'static, (u64, i64), &'static [u8; 16]> =
     TableDefinition::new("pins_by_user");
+
+/// The tables that each change of a pin writes. Opening one costs as much as writing to it, so they are opened once in a
+/// transaction.
+pub(super) struct PinTables<'transaction> {
+    /// [`PINS`].
+    pub(super) pins: Table<'transaction, &'static [u8; 16], &'static [u8]>,
+    /// [`PINS_BY_CREATED`].
+    pub(super) by_created: Table<'transaction, (u64, i64), (&'static [u8; 16], u64)>,
+    /// [`PINS_BY_ORDINAL`].
+    pub(super) by_ordinal: Table<'transaction, (u64, u64), &'static [u8; 16]>,
+    /// [`PINS_UNFINISHED`].
+    pub(super) unfinished: Table<'transaction, &'static [u8; 16], ()>,
+    /// [`PINS_FAILED`].
+    pub(super) failed: Table<'transaction, &'static [u8; 16], ()>,
+    /// [`ACCOUNT_PINS`].
+    pub(super) accounts: Table<'transaction, u64, (i64, u64, u64, bool)>,
+    /// [`EXPIRIES`].
+    pub(super) expiries: Table<'transaction, (i64, &'static [u8; 16]), ()>,
+}
+
+impl<'transaction> PinTables<'transaction> {
+    /// Opens them; each can be open once in a transaction.
+    pub(super) fn open(transaction: &'transaction WriteTransaction) -> Result<Self, RecordsError> {
+        Ok(Self {
+            pins: transaction.open_table(PINS)?,
+            by_created: transaction.open_table(PINS_BY_CREATED)?,
+            by_ordinal: transaction.open_table(PINS_BY_ORDINAL)?,
+            unfinished: transaction.open_table(PINS_UNFINISHED)?,
+            failed: transaction.open_table(PINS_FAILED)?,
+            accounts: transaction.open_table(ACCOUNT_PINS)?,
+            expiries: transaction.open_table(EXPIRIES)?,
+        })
+    }
+}
+
+/// The tables of webhooks, which each pin that ends looks at: opened once in a transaction, as those of pins are.
+pub(super) struct NoticeTables<'transaction> {
+    /// [`HOOKS`].
+    pub(super) hooks: Table<'transaction, u64, &'static [u8]>,
+    /// [`NOTICES`].
+    pub(super) notices: Table<'transaction, (u64, u64), &'static [u8]>,
+}
+
+impl<'transaction> NoticeTables<'transaction> {
+    /// Opens them; each can be open once in a transaction.
+    pub(super) fn open(transaction: &'transaction WriteTransaction) -> Result<Self, RecordsError> {
+        Ok(Self { hooks: transaction.open_table(HOOKS)?, notices: transaction.open_table(NOTICES)? })
+    }
+}
 
 /// Something that is done with each table.
 pub(super) trait EachTable {
@@ -71,13 +131,15 @@ pub(super) fn each_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
     job.table(PINS)?;
     job.table(PINS_BY_CREATED)?;
     job.table(PINS_BY_ORDINAL)?;
-    job.table(ORDINALS_NEXT)?;
+    job.table(ACCOUNT_PINS)?;
     job.table(POSTINGS)?;
     job.table(FRONT)?;
     job.table(NAMES)?;
     job.table(PINS_UNFINISHED)?;
     job.table(PINS_FAILED)?;
-    job.table(CREATED_LAST)?;
+    job.table(EXPIRIES)?;
+    job.table(HOOKS)?;
+    job.table(NOTICES)?;
     job.table(ROOTS_BY_USER)?;
     job.table(USAGE)
 }
@@ -85,7 +147,9 @@ pub(super) fn each_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
 /// Every table that older versions have and this one doesn't: a backup may hold them, and opening the records makes of them
 /// what this version has.
 pub(super) fn each_old_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
-    job.table(OLD_PINS_BY_USER)
+    job.table(OLD_PINS_BY_USER)?;
+    job.table(OLD_ORDINALS_NEXT)?;
+    job.table(OLD_CREATED_LAST)
 }
 
 /// Makes the tables that aren't there.

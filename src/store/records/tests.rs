@@ -1,6 +1,5 @@
 //! What the records promise, against a real file.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -19,15 +18,7 @@ fn root(number: usize) -> Cid {
 }
 
 fn new_pin(user: u64, number: usize) -> NewPin {
-    NewPin {
-        user: UserId(user),
-        cid_text: root(number).to_string(),
-        root: root(number),
-        name: None,
-        origins: Vec::new(),
-        origins_skipped: Vec::new(),
-        meta: BTreeMap::new(),
-    }
+    NewPin::plain(UserId(user), root(number))
 }
 
 async fn add(records: &Records, user: u64, number: usize, replaces: Option<PinId>) -> PinRecord {
@@ -153,7 +144,9 @@ async fn refuses_a_foreign_file_and_a_newer_schema() {
     transaction.open_table(META).unwrap().insert(SCHEMA_KEY, version.as_slice()).unwrap();
     transaction.commit().unwrap();
     drop(newer);
-    assert!(matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Newer { found: 4, .. })));
+    assert!(
+        matches!(Records::open(&path, CACHE_BYTES), Err(RecordsError::Newer { found, .. }) if found == SCHEMA_VERSION + 1)
+    );
 
     let path = directory.path().join("text.redb");
     std::fs::write(&path, "not a database").unwrap();
@@ -324,7 +317,7 @@ async fn unfinished_pins_come_in_pages_in_the_order_they_were_made() {
     for number in 0..7 {
         ids.push(add(&records, 1 + number as u64 % 2, number, None).await.id);
     }
-    let failure = Failure { code: FailureCode::NoProvider, sentence: "nobody".into() };
+    let failure = Failure { code: FailureCode::NoProvider, sentence: "nobody".into(), tried: Vec::new() };
     assert!(records.finish(ids.remove(3), PinState::Failed(failure)).await.unwrap());
     let mut paged = Vec::new();
     let mut after = None;
@@ -338,7 +331,7 @@ async fn unfinished_pins_come_in_pages_in_the_order_they_were_made() {
 }
 
 fn failure() -> PinState {
-    PinState::Failed(Failure { code: FailureCode::NoProvider, sentence: "nobody".into() })
+    PinState::Failed(Failure { code: FailureCode::NoProvider, sentence: "nobody".into(), tried: Vec::new() })
 }
 
 fn scanned(records: &Records, sets: &[PinSet]) -> Vec<PinId> {
@@ -407,20 +400,40 @@ async fn a_failed_pin_and_no_other_is_queued_again() {
 
 /// Makes of the file what `version` had of it.
 async fn downgrade(records: &Records, version: u64) {
-    use super::tables::{NAMES, OLD_PINS_BY_USER, ORDINALS_NEXT, PINS_BY_CREATED, PINS_BY_ORDINAL, POSTINGS};
-    use super::tables::{PINS_FAILED, ROOTS_BY_USER, USAGE};
+    use super::tables::{
+        ACCOUNT_PINS, EXPIRIES, HOOKS, NAMES, NOTICES, OLD_CREATED_LAST, OLD_ORDINALS_NEXT, OLD_PINS_BY_USER,
+    };
+    use super::tables::{PINS_BY_CREATED, PINS_BY_ORDINAL, PINS_FAILED, POSTINGS, ROOTS_BY_USER, USAGE};
     use redb::{ReadableTable as _, TableHandle as _};
     let make_old = move |change: &Change<'_>| {
         let transaction = change.transaction();
-        {
+        if version < 4 {
+            let mut created_last = transaction.open_table(OLD_CREATED_LAST)?;
+            let mut ordinals = transaction.open_table(OLD_ORDINALS_NEXT)?;
+            for entry in transaction.open_table(ACCOUNT_PINS)?.iter()? {
+                let (user, row) = entry?;
+                created_last.insert(user.value(), row.value().0)?;
+                ordinals.insert(user.value(), row.value().1)?;
+            }
+        }
+        let mut newer = vec![HOOKS.name(), NOTICES.name()];
+        if version < 5 {
+            newer.push(EXPIRIES.name());
+        }
+        if version < 4 {
+            newer.push(ACCOUNT_PINS.name());
+        }
+        if version < 3 {
             let mut by_user = transaction.open_table(OLD_PINS_BY_USER)?;
             for entry in transaction.open_table(PINS_BY_CREATED)?.iter()? {
                 let (key, place) = entry?;
                 by_user.insert(key.value(), place.value().0)?;
             }
         }
-        let mut newer =
-            vec![PINS_BY_CREATED.name(), PINS_BY_ORDINAL.name(), ORDINALS_NEXT.name(), POSTINGS.name(), NAMES.name()];
+        if version < 3 {
+            newer.extend([PINS_BY_CREATED.name(), PINS_BY_ORDINAL.name(), POSTINGS.name(), NAMES.name()]);
+            newer.push(OLD_ORDINALS_NEXT.name());
+        }
         if version == 1 {
             // The last of these came without a new version.
             newer.extend([USAGE.name(), ROOTS_BY_USER.name(), PINS_FAILED.name()]);
@@ -438,7 +451,7 @@ async fn downgrade(records: &Records, version: u64) {
 
 #[tokio::test]
 async fn files_of_older_versions_are_upgraded_in_place() {
-    for version in [1, 2] {
+    for version in [1, 2, 3, 4, 5] {
         let directory = tempfile::tempdir().unwrap();
         let records = open(&directory);
         let failed = add(&records, 1, 0, None).await.id;
@@ -487,7 +500,7 @@ async fn records_of_an_older_backup_are_upgraded_where_they_are_restored() {
     downgrade(&records, 2).await;
     let backup = redb::Database::create(directory.path().join("backup")).unwrap();
     copy_out(&records.snapshot().unwrap(), &backup).unwrap();
-    // The program that made it had this table on its list.
+    // The program that made it had these tables on its list.
     let transaction = backup.begin_write().unwrap();
     {
         let old = super::tables::OLD_PINS_BY_USER;
@@ -497,6 +510,13 @@ async fn records_of_an_older_backup_are_upgraded_where_they_are_restored() {
         for entry in source.iter().unwrap() {
             let (key, id) = entry.unwrap();
             target.insert(key.value(), id.value()).unwrap();
+        }
+        let source = records.snapshot().unwrap().open_table(super::tables::OLD_CREATED_LAST).unwrap();
+        let name = redb::TableDefinition::<u64, i64>::new("records.created_last");
+        let mut target = transaction.open_table(name).unwrap();
+        for entry in source.iter().unwrap() {
+            let (user, created_last) = entry.unwrap();
+            target.insert(user.value(), created_last.value()).unwrap();
         }
     }
     transaction.commit().unwrap();
@@ -513,7 +533,14 @@ async fn records_of_an_older_backup_are_upgraded_where_they_are_restored() {
 async fn accounts_are_found_by_number_and_address_and_tokens_end_with_their_family() {
     let directory = tempfile::tempdir().unwrap();
     let records = open(&directory);
-    let new = NewUser { email: "a@example.org".into(), password_hash: "hash".into(), created_ms: 1 };
+    let new = NewUser {
+        email: "a@example.org".into(),
+        password_hash: "hash".into(),
+        created_ms: 1,
+        role: Role::User,
+        quota: Quota::NONE,
+        pin_lifetime_s: None,
+    };
     let again = new.clone();
     let (user, twice) =
         records.write(|change| Ok((change.create_user(new)?.unwrap(), change.create_user(again)?))).await.unwrap();
@@ -532,6 +559,8 @@ async fn accounts_are_found_by_number_and_address_and_tokens_end_with_their_fami
         scopes: Scopes::ALL,
         created_ms: 1,
         expires_ms: None,
+        last_used_ms: None,
+        key: 0,
         rotated: None,
     };
     let (one, two, other) = (token(family), token(family), token(TokenId::new()));
@@ -557,7 +586,7 @@ async fn only_pinned_pins_are_queued_again_when_blocks_of_them_are_gone() {
     for number in 0..4 {
         pins.push(add(&records, 1, number, None).await);
     }
-    let failure = Failure { code: FailureCode::Stalled, sentence: "x".into() };
+    let failure = Failure { code: FailureCode::Stalled, sentence: "x".into(), tried: Vec::new() };
     records.finish(pins[0].id, PinState::Pinned { blocks: 1, bytes: 2 }).await.unwrap();
     records.finish(pins[1].id, PinState::Failed(failure.clone())).await.unwrap();
     records.remove_pin(UserId(1), pins[2].id).await.unwrap();

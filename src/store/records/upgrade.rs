@@ -2,9 +2,13 @@
 
 use redb::{ReadableTable, WriteTransaction};
 
+use super::account::AccountPins;
 use super::index::Pending;
-use super::tables::{OLD_PINS_BY_USER, ORDINALS_NEXT, PINS, PINS_BY_CREATED, PINS_BY_ORDINAL, PINS_FAILED, decode};
-use super::{RecordsError, usage};
+use super::tables::{
+    ACCOUNT_PINS, OLD_CREATED_LAST, OLD_ORDINALS_NEXT, OLD_PINS_BY_USER, PINS, PINS_BY_CREATED, PINS_BY_ORDINAL,
+    PINS_FAILED, decode,
+};
+use super::{RecordsError, usage, users};
 use crate::model::{PinRecord, PinState, UserId};
 
 /// Upgrades from `version`. All tables of this version are there.
@@ -12,7 +16,14 @@ pub(super) fn run(transaction: &WriteTransaction, version: u64) -> Result<(), Re
     if version < 2 {
         from_1(transaction)?;
     }
-    from_2(transaction)
+    if version < 3 {
+        from_2(transaction)?;
+    }
+    if version < 4 {
+        from_3(transaction)?;
+    }
+    // Versions 5 and 6 have only tables more, which are there already: before, nothing went by itself, and nobody was told.
+    Ok(())
 }
 
 /// There were no usage figures, and in the oldest files no index of failed pins.
@@ -40,7 +51,7 @@ fn from_2(transaction: &WriteTransaction) -> Result<(), RecordsError> {
     {
         let mut by_created = transaction.open_table(PINS_BY_CREATED)?;
         let mut by_ordinal = transaction.open_table(PINS_BY_ORDINAL)?;
-        let mut next = transaction.open_table(ORDINALS_NEXT)?;
+        let mut next = transaction.open_table(OLD_ORDINALS_NEXT)?;
         let pins = transaction.open_table(PINS)?;
         for entry in transaction.open_table(OLD_PINS_BY_USER)?.iter()? {
             let (key, id) = entry?;
@@ -66,4 +77,31 @@ fn from_2(transaction: &WriteTransaction) -> Result<(), RecordsError> {
     index.write(transaction)?;
     transaction.delete_table(OLD_PINS_BY_USER)?;
     Ok(())
+}
+
+/// What is known of an account's pins was in two tables, their number wasn't known, and there were no roles.
+fn from_3(transaction: &WriteTransaction) -> Result<(), RecordsError> {
+    {
+        let ordinals = transaction.open_table(OLD_ORDINALS_NEXT)?;
+        let by_created = transaction.open_table(PINS_BY_CREATED)?;
+        let mut accounts = transaction.open_table(ACCOUNT_PINS)?;
+        for entry in transaction.open_table(OLD_CREATED_LAST)?.iter()? {
+            let (user, created_last) = entry?;
+            let user = user.value();
+            let mut account = AccountPins {
+                created_last_ms: Some(created_last.value()),
+                // It was made up to here by pins that are gone, if not by any that is left.
+                ordinal_next: ordinals.get(user)?.map_or(0, |next| next.value()).max(1),
+                ..AccountPins::default()
+            };
+            for entry in by_created.range((user, i64::MIN)..=(user, i64::MAX))? {
+                entry?;
+                account.pins += 1;
+            }
+            accounts.insert(user, account.row())?;
+        }
+    }
+    transaction.delete_table(OLD_ORDINALS_NEXT)?;
+    transaction.delete_table(OLD_CREATED_LAST)?;
+    users::promote_first(transaction)
 }

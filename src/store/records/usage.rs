@@ -3,6 +3,7 @@
 //! What counts are the distinct roots of an account's pinned pins, each with the bytes of the distinct blocks of its DAG:
 //! a root pinned twice counts once, what two roots share counts twice.
 
+use cid::Cid;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::tables::{ROOTS_BY_USER, USAGE};
@@ -24,6 +25,28 @@ impl Records {
         let usage = self.read()?.open_table(USAGE)?.get(user.0)?.map(|usage| usage.value());
         Ok(usage.map_or_else(Usage::default, |(roots, bytes)| Usage { roots, bytes }))
     }
+}
+
+/// What an account has pinned, as a transaction sees it.
+pub(super) fn of(transaction: &WriteTransaction, user: UserId) -> Result<Usage, RecordsError> {
+    let usage = transaction.open_table(USAGE)?.get(user.0)?.map(|usage| usage.value());
+    Ok(usage.map_or_else(Usage::default, |(roots, bytes)| Usage { roots, bytes }))
+}
+
+/// Whether an account has this root pinned.
+pub(super) fn has_root(transaction: &WriteTransaction, user: UserId, root: &Cid) -> Result<bool, RecordsError> {
+    let key = ContentKey::of(root);
+    Ok(transaction.open_table(ROOTS_BY_USER)?.get((user.0, key.as_bytes()))?.is_some())
+}
+
+/// The bytes that an account has pinned less when this pin of it goes.
+pub(super) fn freed_by(transaction: &WriteTransaction, record: &PinRecord) -> Result<u64, RecordsError> {
+    if !matches!(record.state, PinState::Pinned { .. }) {
+        return Ok(0);
+    }
+    let key = ContentKey::of(&record.root);
+    let root = transaction.open_table(ROOTS_BY_USER)?.get((record.user.0, key.as_bytes()))?.map(|root| root.value());
+    Ok(root.map_or(0, |(pins, bytes)| if pins == 1 { bytes } else { 0 }))
 }
 
 /// Counts a pin that becomes pinned.
@@ -68,10 +91,9 @@ pub(super) fn subtract(transaction: &WriteTransaction, record: &PinRecord) -> Re
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, HashMap};
+    use std::collections::HashMap;
 
     use bytes::Bytes;
-    use cid::Cid;
 
     use super::*;
     use crate::model::cids::codec;
@@ -92,15 +114,7 @@ mod tests {
     }
 
     fn new_pin(user: UserId, root: Cid) -> NewPin {
-        NewPin {
-            user,
-            cid_text: root.to_string(),
-            root,
-            name: None,
-            origins: Vec::new(),
-            origins_skipped: Vec::new(),
-            meta: BTreeMap::new(),
-        }
+        NewPin::plain(user, root)
     }
 
     /// The same figures, counted anew.
@@ -143,7 +157,11 @@ mod tests {
                     pins.insert(new.id, new);
                 }
                 (2, Some(id)) => {
-                    let failed = PinState::Failed(Failure { code: FailureCode::Stalled, sentence: "x".into() });
+                    let failed = PinState::Failed(Failure {
+                        code: FailureCode::Stalled,
+                        sentence: "x".into(),
+                        tried: Vec::new(),
+                    });
                     assert!(records.finish(id, failed.clone()).await.unwrap());
                     pins.get_mut(&id).unwrap().state = failed;
                 }

@@ -1,7 +1,8 @@
 //! The one writer of `records.redb`, with group commit: an idle writer commits at once; everything that queues up
 //! during a commit shares the next one.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{OnceCell, RefCell, RefMut};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,8 +10,10 @@ use std::thread::JoinHandle;
 use redb::{Database, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
-use super::RecordsError;
 use super::index::Pending;
+use super::tables::{NoticeTables, PinTables};
+use super::{NoticeNews, RecordsError};
+use crate::model::UserId;
 use crate::model::limits::RECORD_WRITES_QUEUED_MAX;
 use crate::store::database::{Slot, begin_write};
 use crate::store::disk;
@@ -20,11 +23,45 @@ pub struct Change<'transaction> {
     transaction: &'transaction WriteTransaction,
     /// What the operations change in the index, which is written once for all of them.
     index: RefCell<Pending>,
+    pin_tables: OnceCell<RefCell<PinTables<'transaction>>>,
+    notice_tables: OnceCell<RefCell<NoticeTables<'transaction>>>,
+    /// The accounts whose webhooks the operations concern, and whether the webhook itself is another one.
+    news: RefCell<BTreeMap<UserId, bool>>,
 }
 
 impl<'transaction> Change<'transaction> {
     fn new(transaction: &'transaction WriteTransaction) -> Self {
-        Self { transaction, index: RefCell::default() }
+        let (index, news) = (RefCell::default(), RefCell::default());
+        Self { transaction, index, pin_tables: OnceCell::new(), notice_tables: OnceCell::new(), news }
+    }
+
+    /// The tables of pins, which stay open for all operations. Nothing that is called while this is held may ask for it too.
+    pub(super) fn pin_tables(&self) -> Result<RefMut<'_, PinTables<'transaction>>, RecordsError> {
+        let tables = match self.pin_tables.get() {
+            Some(tables) => tables,
+            None => {
+                let tables = PinTables::open(self.transaction)?;
+                self.pin_tables.get_or_init(|| RefCell::new(tables))
+            }
+        };
+        Ok(tables.borrow_mut())
+    }
+
+    /// The tables of webhooks, which stay open for all operations. Nothing that is called while this is held may ask for it too.
+    pub(super) fn notice_tables(&self) -> Result<RefMut<'_, NoticeTables<'transaction>>, RecordsError> {
+        let tables = match self.notice_tables.get() {
+            Some(tables) => tables,
+            None => {
+                let tables = NoticeTables::open(self.transaction)?;
+                self.notice_tables.get_or_init(|| RefCell::new(tables))
+            }
+        };
+        Ok(tables.borrow_mut())
+    }
+
+    /// Notes whom the commit concerns who tells events: `is_set` when the webhook itself is another one.
+    pub(super) fn concerns(&self, user: UserId, is_set: bool) {
+        *self.news.borrow_mut().entry(user).or_default() |= is_set;
     }
 
     pub(super) fn transaction(&self) -> &WriteTransaction {
@@ -81,11 +118,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(file: Arc<Slot>) -> Result<Self, RecordsError> {
+    pub(super) fn start(file: Arc<Slot>, news: Arc<NoticeNews>) -> Result<Self, RecordsError> {
         let (sender, receiver) = mpsc::channel(RECORD_WRITES_QUEUED_MAX);
         let thread = std::thread::Builder::new()
             .name("records-writer".into())
-            .spawn(move || work(&file, receiver))
+            .spawn(move || work(&file, receiver, &news))
             .map_err(|error| RecordsError::Thread(Arc::new(error)))?;
         Ok(Self { jobs: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
@@ -127,7 +164,7 @@ impl fmt::Debug for Writer {
     }
 }
 
-fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>, news: &NoticeNews) {
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < RECORD_WRITES_QUEUED_MAX
@@ -139,7 +176,7 @@ fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>) {
             file.reopen(|_| Ok(()));
         }
         let outcome = match file.with(|database| commit(database, &mut batch)) {
-            Ok(outcome) => outcome,
+            Ok(outcome) => outcome.map(|changed| news.add(changed)),
             Err(error) => Err(RecordsError::OutOfService(error)),
         };
         if let Err(error) = &outcome {
@@ -155,8 +192,8 @@ fn work(file: &Slot, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     }
 }
 
-/// Dropping the transaction on the way out of an error aborts it.
-fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), RecordsError> {
+/// Returns whose webhooks are concerned. Dropping the transaction on the way out of an error aborts it.
+fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<BTreeMap<UserId, bool>, RecordsError> {
     let transaction = begin_write(database)?;
     let change = Change::new(&transaction);
     for job in batch {
@@ -166,7 +203,8 @@ fn commit(database: &Database, batch: &mut [Box<dyn Job>]) -> Result<(), Records
         }
     }
     change.index().write(&transaction)?;
+    let news = change.news.take();
     drop(change);
     disk::commit(transaction)?;
-    Ok(())
+    Ok(news)
 }

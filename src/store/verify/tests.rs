@@ -1,7 +1,5 @@
 //! Verifications as a service runs them: joined, stopped, resumed, and what they do to pins.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use cid::Cid;
 use tempfile::TempDir;
@@ -10,7 +8,7 @@ use super::*;
 use crate::model::cids::codec;
 use crate::model::{Block, Failure, FailureCode, UserId};
 use crate::store::blocks::BlockStore;
-use crate::store::records::{NewPin, NewUser};
+use crate::store::records::{NewPin, NewUser, Quota, Role};
 
 const FAST: VerifyRequest = VerifyRequest { repair: false, rate: 0, resume: false };
 const REPAIR: VerifyRequest = VerifyRequest { repair: true, ..FAST };
@@ -55,15 +53,7 @@ impl Fixture {
     }
 
     async fn pin(&self, name: &str, root: &Block, state: PinState) -> PinId {
-        let new = NewPin {
-            user: UserId(1),
-            cid_text: root.cid().to_string(),
-            root: *root.cid(),
-            name: Some(name.to_owned()),
-            origins: Vec::new(),
-            origins_skipped: Vec::new(),
-            meta: BTreeMap::new(),
-        };
+        let new = NewPin { name: Some(name.to_owned()), ..NewPin::plain(UserId(1), *root.cid()) };
         let id = self.records.add_pin(new, None).await.unwrap().unwrap().id;
         self.records.finish(id, state).await.unwrap();
         id
@@ -105,9 +95,16 @@ async fn pins_that_need_damaged_blocks_are_named_and_queued_again_with_repair_on
     let unfinished = node(&[&missing, &damaged]);
     fixture.put(&[&good, &bad, &whole, &damaged, &outer, &unfinished]).await;
     let email = "a@example.org".to_owned();
-    let user = NewUser { email: email.clone(), password_hash: String::new(), created_ms: 0 };
+    let user = NewUser {
+        email: email.clone(),
+        password_hash: String::new(),
+        created_ms: 0,
+        role: Role::User,
+        quota: Quota::NONE,
+        pin_lifetime_s: None,
+    };
     fixture.records.write(move |change| change.create_user(user)).await.unwrap();
-    let failed = PinState::Failed(Failure { code: FailureCode::Stalled, sentence: "x".into() });
+    let failed = PinState::Failed(Failure { code: FailureCode::Stalled, sentence: "x".into(), tried: Vec::new() });
     let ids = [
         fixture.pin("whole", &whole, pinned()).await,
         fixture.pin("damaged", &damaged, pinned()).await,

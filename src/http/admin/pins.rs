@@ -1,4 +1,4 @@
-//! `/v1/pins`: the pins of all accounts.
+//! The pins of all accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,35 +6,42 @@ use axum::Json;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::ControlState;
+use super::AdminState;
+use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
 use crate::http::pins::rfc3339;
 use crate::model::PinId;
 use crate::model::limits::PAGE_PINS_MAX;
 use crate::model::query::Status;
-use crate::pins::{OwnedPin, PinError};
+use crate::pins::{OwnedPin, PinError, PinInput};
 
 /// Pins in one list when the command doesn't say.
 const PINS_DEFAULT: usize = 100;
 
-/// A pin.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A pin of any account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = OwnedPin)]
 pub struct Pin {
     /// The id, which clients see as `requestid`.
     pub id: String,
     /// `queued`, `pinning`, `pinned` or `failed`.
     pub status: String,
     /// When it was made, as in RFC 3339.
+    #[schema(format = DateTime)]
     pub created: String,
     /// The e-mail address of its account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub account: Option<String>,
     /// The CID as the client wrote it.
     pub cid: String,
     /// The name, if the client gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub name: Option<String>,
     /// The origins that are used.
     #[serde(default)]
@@ -45,6 +52,9 @@ pub struct Pin {
     /// How it is going, as its owner sees it: `status_details` is a sentence.
     #[serde(default)]
     pub info: BTreeMap<String, String>,
+    /// Whom it names or was tried with: how that goes, a sentence for each.
+    #[serde(default)]
+    pub tried: Vec<String>,
 }
 
 impl From<OwnedPin> for Pin {
@@ -60,12 +70,14 @@ impl From<OwnedPin> for Pin {
             origins: record.origins,
             meta: record.meta,
             info: view.info,
+            tried: view.tried,
         }
     }
 }
 
 /// The beginning of a list of pins.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = OwnedPinList)]
 pub struct PinList {
     /// Unfinished pins first, then failed ones, then the rest; the newest first of each.
     pub pins: Vec<Pin>,
@@ -73,15 +85,40 @@ pub struct PinList {
     pub more: bool,
 }
 
+/// A pin that is to be made for an account.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewOwnedPin)]
+pub struct NewPin {
+    /// The e-mail address of the account; the one that was made first if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// The CID.
+    #[schema(format = "cid", example = "bafkqaaa")]
+    pub cid: String,
+    /// A name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub name: Option<String>,
+    /// Multiaddrs of peers that have the content.
+    #[serde(default)]
+    pub origins: Vec<String>,
+    /// Key-value pairs.
+    #[serde(default)]
+    pub meta: BTreeMap<String, String>,
+}
+
 /// The pin that the path names.
-pub(super) struct Named(PinId);
+pub(in crate::http) struct Named(PinId);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let id = Path::<String>::from_request_parts(parts, state).await.ok().and_then(|Path(text)| text.parse().ok());
-        id.map(Self).ok_or_else(|| ApiError::bad_request("the path names no pin: an id is a UUID"))
+        id.map(Self).ok_or_else(|| {
+            ApiError::not_found("the path names no pin: an id is a UUID, and a list of pins shows which there are")
+        })
     }
 }
 
@@ -95,25 +132,57 @@ fn refused(id: PinId) -> impl FnOnce(PinError) -> ApiError {
     }
 }
 
-/// `GET /v1/pins?status=…&limit=…`. Reads as many pins as it shows, and all that are in the statuses before them.
-pub(super) async fn list(State(state): State<ControlState>, uri: Uri) -> Result<Json<PinList>, ApiError> {
+/// List pins of all accounts
+///
+/// Unfinished ones first, then failed ones, then the rest; the newest first of each.
+// Reads as many pins as it shows, and all that are in the statuses before them.
+#[utoipa::path(get, path = "/pins", operation_id = "list_all_pins", tag = "admin", params(
+    ("status" = Option<Vec<crate::http::pins::Status>>, Query, style = Form, explode = false, min_items = 1, description = "pins in these statuses; all if absent"),
+    ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "as many at most; 100 if absent"),
+), responses((status = 200, description = "the beginning of the list", body = PinList)))]
+pub(in crate::http) async fn list(State(state): State<AdminState>, uri: Uri) -> Result<Json<PinList>, ApiError> {
     let (statuses, limit) = parse(&uri)?;
     let page = state.pins.list_all(statuses, limit).await?;
     Ok(Json(PinList { pins: page.pins.into_iter().map(Pin::from).collect(), more: page.more }))
 }
 
-/// `GET /v1/pins/{id}`
-pub(super) async fn get(State(state): State<ControlState>, Named(id): Named) -> Result<Json<Pin>, ApiError> {
+/// Make a pin for an account
+///
+/// What the operator pins isn't bound by the account's quota.
+#[utoipa::path(post, path = "/pins", operation_id = "add_pin_for", tag = "admin", request_body = NewPin,
+    responses((status = 202, description = "the pin", body = Pin)))]
+pub(in crate::http) async fn add(
+    State(state): State<AdminState>,
+    JsonBody(new): JsonBody<NewPin>,
+) -> Result<Response, ApiError> {
+    let NewPin { account, cid, name, origins, meta } = new;
+    let owner = state.pins.owner(account).await?;
+    let made = state.pins.add(owner, PinInput { cid, name, origins, meta }).await?;
+    let pin = state.pins.get_any(made.record.id).await?;
+    Ok((StatusCode::ACCEPTED, Json(Pin::from(pin))).into_response())
+}
+
+/// Show a pin of any account
+#[utoipa::path(get, path = "/pins/{id}", operation_id = "get_any_pin", tag = "admin",
+    params(("id" = String, Path, description = "the `requestid` of the pin")),
+    responses((status = 200, description = "the pin", body = Pin)))]
+pub(in crate::http) async fn get(State(state): State<AdminState>, Named(id): Named) -> Result<Json<Pin>, ApiError> {
     Ok(Json(state.pins.get_any(id).await.map_err(refused(id))?.into()))
 }
 
-/// `POST /v1/pins/{id}/retry`
-pub(super) async fn retry(State(state): State<ControlState>, Named(id): Named) -> Result<Json<Pin>, ApiError> {
+/// Try a failed pin again
+#[utoipa::path(post, path = "/pins/{id}/retry", operation_id = "retry_pin", tag = "admin",
+    params(("id" = String, Path, description = "the `requestid` of the pin")),
+    responses((status = 200, description = "the pin", body = Pin)))]
+pub(in crate::http) async fn retry(State(state): State<AdminState>, Named(id): Named) -> Result<Json<Pin>, ApiError> {
     Ok(Json(state.pins.retry(id).await.map_err(refused(id))?.into()))
 }
 
-/// `DELETE /v1/pins/{id}`
-pub(super) async fn remove(State(state): State<ControlState>, Named(id): Named) -> Result<StatusCode, ApiError> {
+/// Remove a pin of any account
+#[utoipa::path(delete, path = "/pins/{id}", operation_id = "remove_any_pin", tag = "admin",
+    params(("id" = String, Path, description = "the `requestid` of the pin")),
+    responses((status = 204, description = "it is removed")))]
+pub(in crate::http) async fn remove(State(state): State<AdminState>, Named(id): Named) -> Result<StatusCode, ApiError> {
     state.pins.remove_any(id).await.map_err(refused(id))?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,10 +1,10 @@
-//! Accounts and tokens as they are stored. What a password or a token means is decided in `auth`.
+//! Tokens as they are stored. What one means is decided in `auth`.
 
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::tables::{TOKENS, TOKENS_BY_USER, USERS, USERS_BY_EMAIL, decode, encode};
+use super::tables::{TOKENS, TOKENS_BY_USER, decode, encode};
 use super::{Change, Records, RecordsError};
 use crate::model::UserId;
 
@@ -24,30 +24,6 @@ impl Default for TokenId {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// An account.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserRecord {
-    /// Its number.
-    pub id: UserId,
-    /// Its e-mail address, in lower case.
-    pub email: String,
-    /// Its password's hash, as a PHC string.
-    pub password_hash: String,
-    /// When it was made, in milliseconds since the Unix epoch.
-    pub created_ms: i64,
-}
-
-/// An account that is to be made.
-#[derive(Debug, Clone)]
-pub struct NewUser {
-    /// Its e-mail address, in lower case.
-    pub email: String,
-    /// Its password's hash, as a PHC string.
-    pub password_hash: String,
-    /// Now, in milliseconds since the Unix epoch.
-    pub created_ms: i64,
 }
 
 /// What a token may be used for.
@@ -74,6 +50,11 @@ pub struct Scopes {
 impl Scopes {
     /// Everything.
     pub const ALL: Self = Self { read: true, write: true };
+
+    /// The names of what is granted.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        [("read", self.read), ("write", self.write)].into_iter().filter_map(|(name, granted)| granted.then_some(name))
+    }
 }
 
 /// The pair of tokens that a refresh token was exchanged for.
@@ -108,39 +89,18 @@ pub struct TokenRecord {
     /// When it ends, in milliseconds since the Unix epoch; never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<i64>,
+    /// When it was last used, in milliseconds since the Unix epoch, as far as that was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used_ms: Option<i64>,
+    /// The key that signed it.
+    #[serde(default)]
+    pub key: u32,
     /// What a refresh token was exchanged for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotated: Option<Rotation>,
 }
 
 impl Records {
-    /// Whether there is any account.
-    pub fn has_users(&self) -> Result<bool, RecordsError> {
-        Ok(self.read()?.open_table(USERS)?.first()?.is_some())
-    }
-
-    /// The account that was made first, which is the operator's.
-    pub fn first_user(&self) -> Result<Option<UserRecord>, RecordsError> {
-        let table = self.read()?.open_table(USERS)?;
-        table.first()?.map(|(_, value)| decode("users", value.value())).transpose()
-    }
-
-    /// The account with this number.
-    pub fn user(&self, id: UserId) -> Result<Option<UserRecord>, RecordsError> {
-        let table = self.read()?.open_table(USERS)?;
-        table.get(id.0)?.map(|value| decode("users", value.value())).transpose()
-    }
-
-    /// The account with this e-mail address, which must be in lower case.
-    pub fn user_by_email(&self, email: &str) -> Result<Option<UserRecord>, RecordsError> {
-        let transaction = self.read()?;
-        let Some(id) = transaction.open_table(USERS_BY_EMAIL)?.get(email)?.map(|id| id.value()) else {
-            return Ok(None);
-        };
-        let table = transaction.open_table(USERS)?;
-        table.get(id)?.map(|value| decode("users", value.value())).transpose()
-    }
-
     /// The token with this `jti`; `None` when it never was or is revoked.
     pub fn token(&self, id: TokenId) -> Result<Option<TokenRecord>, RecordsError> {
         let table = self.read()?.open_table(TOKENS)?;
@@ -148,27 +108,31 @@ impl Records {
     }
 }
 
-impl Change<'_> {
-    /// Whether there is any account.
-    pub fn has_users(&self) -> Result<bool, RecordsError> {
-        Ok(self.transaction().open_table(USERS)?.first()?.is_some())
-    }
-
-    /// Makes an account; `None` when its e-mail address is taken.
-    pub fn create_user(&self, new: NewUser) -> Result<Option<UserRecord>, RecordsError> {
-        let mut by_email = self.transaction().open_table(USERS_BY_EMAIL)?;
-        if by_email.get(new.email.as_str())?.is_some() {
-            return Ok(None);
+impl Records {
+    /// The tokens of an account that `keep` wants, in the order in which their logins and devices were added. It reads all that the account
+    /// has: not for the event loop.
+    pub fn tokens_of(
+        &self,
+        user: UserId,
+        mut keep: impl FnMut(&TokenRecord) -> bool,
+    ) -> Result<Vec<TokenRecord>, RecordsError> {
+        let transaction = self.read()?;
+        let tokens = transaction.open_table(TOKENS)?;
+        let by_user = transaction.open_table(TOKENS_BY_USER)?;
+        let mut found = Vec::new();
+        for entry in by_user.range((user.0, &[0; 16], &[0; 16])..=(user.0, &[0xff; 16], &[0xff; 16]))? {
+            if let Some(value) = tokens.get(entry?.0.value().2)? {
+                let token = decode("tokens", value.value())?;
+                if keep(&token) {
+                    found.push(token);
+                }
+            }
         }
-        let mut users = self.transaction().open_table(USERS)?;
-        let id = UserId(users.last()?.map_or(1, |(id, _)| id.value() + 1));
-        let NewUser { email, password_hash, created_ms } = new;
-        let user = UserRecord { id, email, password_hash, created_ms };
-        users.insert(id.0, encode("users", &user)?.as_slice())?;
-        by_email.insert(user.email.as_str(), id.0)?;
-        Ok(Some(user))
+        Ok(found)
     }
+}
 
+impl Change<'_> {
     /// The token with this `jti`.
     pub fn token(&self, id: TokenId) -> Result<Option<TokenRecord>, RecordsError> {
         let table = self.transaction().open_table(TOKENS)?;
@@ -243,5 +207,56 @@ impl Change<'_> {
             }
         }
         Ok(revoked)
+    }
+
+    /// Writes down when tokens were last used. Those that are gone meanwhile stay so.
+    pub fn set_last_used(&self, used: &[(TokenId, i64)]) -> Result<(), RecordsError> {
+        for &(id, at_ms) in used {
+            if let Some(mut token) = self.token(id)?
+                && token.last_used_ms.is_none_or(|last_ms| last_ms < at_ms)
+            {
+                token.last_used_ms = Some(at_ms);
+                self.put_token(&token)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Revokes every token that came from a login of this account, except those of the family `except`.
+    pub fn revoke_logins(&self, user: UserId, except: Option<TokenId>) -> Result<(), RecordsError> {
+        let mut tokens = self.transaction().open_table(TOKENS)?;
+        let mut by_user = self.transaction().open_table(TOKENS_BY_USER)?;
+        let mut revoked = Vec::new();
+        for entry in by_user.range((user.0, &[0; 16], &[0; 16])..=(user.0, &[0xff; 16], &[0xff; 16]))? {
+            let key = entry?.0;
+            let (_, family, id) = key.value();
+            let token: Option<TokenRecord> =
+                tokens.get(id)?.map(|value| decode("tokens", value.value())).transpose()?;
+            let is_login = token.is_none_or(|token| token.kind != TokenKind::Device);
+            if is_login && except.is_none_or(|except| except.0.as_bytes() != family) {
+                revoked.push((*family, *id));
+            }
+        }
+        for (family, id) in &revoked {
+            tokens.remove(id)?;
+            by_user.remove((user.0, family, id))?;
+        }
+        Ok(())
+    }
+
+    /// How many device tokens an account has; it stops counting at `max`.
+    pub fn count_devices(&self, user: UserId, max: usize) -> Result<usize, RecordsError> {
+        let by_user = self.transaction().open_table(TOKENS_BY_USER)?;
+        let mut devices = 0;
+        for entry in by_user.range((user.0, &[0; 16], &[0; 16])..=(user.0, &[0xff; 16], &[0xff; 16]))? {
+            let key = entry?.0;
+            let (_, family, id) = key.value();
+            // A device's token is its own family.
+            devices += usize::from(family == id);
+            if devices >= max {
+                break;
+            }
+        }
+        Ok(devices)
     }
 }
