@@ -7,4 +7,9 @@ from . import reading  # noqa: F401
 from . import faults  # noqa: F401
 from . import car  # noqa: F401
 from . import gateway  # noqa: F401
+from . import acme  # noqa: F401
+from . import mfs  # noqa: F401
+from . import clients  # noqa: F401
+from . import compliance  # noqa: F401
+from . import document  # noqa: F401
 from . import demo  # noqa: F401

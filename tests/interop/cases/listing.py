@@ -1,6 +1,6 @@
 """`ipfs pin remote ls` and `rm`: pages, filters, pins that never finish, and removal."""
 
-from harness import contents
+from harness import contents, ipld
 from harness.contents import Blocks
 from harness.runner import case
 from harness.waiting import wait_until
@@ -42,6 +42,25 @@ def list_more_than_20_pins(world: World) -> str:
     stat = world.origin.run("pin", "remote", "service", "ls", "--stat").split()[-1]
     assert stat == f"0/0/{count}/0", f"`service ls --stat` shows {stat}, not 0/0/{count}/0"
     return f"{count} pins"
+
+
+@case(seconds=60)
+def service_stat_of_every_status(world: World) -> str:
+    """Kubo asks for the four counts at once and shows queued, pinning, pinned and failed."""
+    garbage = Blocks("garbage", [ipld.block(ipld.DAG_CBOR, b"\xff" + contents.random_bytes("counted", 100))])
+    world.origin.run("block", "put", "--cid-codec=dag-cbor", input=garbage.blocks[0].data)
+    with world.new_pinnace("pinnace-to-be-counted") as pinnace:
+        world.add_service(world.origin, pinnace, service="counted")
+        for number in range(2):
+            content = contents.raw_block(f"counted {number}")
+            world.origin.remote_add(world.root(content), content.name, service="counted")
+        world.origin.remote_add(garbage.root, "failed", service="counted", status=1)
+        world.origin.remote_add(contents.raw_block("nobody has it").root, "waits", "--background", service="counted")
+        lines = world.origin.run("pin", "remote", "service", "ls", "--stat").splitlines()
+    counted = next(line.split()[-1] for line in lines if line.startswith("counted "))
+    queued, pinning, pinned, failed = map(int, counted.split("/"))
+    assert (queued + pinning, pinned, failed) == (1, 2, 1), f"`service ls --stat` shows {counted}"
+    return counted
 
 
 @case(seconds=90)

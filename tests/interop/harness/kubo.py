@@ -51,7 +51,14 @@ class CommandFailed(Exception):
 class Kubo:
     """One repository, its daemon, and the command line that talks to it."""
 
-    def __init__(self, command: Path, directory: Path, name: str, announce: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Path,
+        directory: Path,
+        name: str,
+        announce: list[str] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         """Makes the repository. `announce` replaces the addresses that it tells others."""
         self.name = name
         self.directory = directory / name
@@ -60,7 +67,8 @@ class Kubo:
         self.directory.mkdir()
         self.log.touch()
         self._command = str(command)
-        self._environment = processes.child_environment(self.directory) | {"IPFS_PATH": str(self.repository)}
+        own = {"IPFS_PATH": str(self.repository)} | (environment or {})
+        self._environment = processes.child_environment(self.directory) | own
         self._daemon: Process | None = None
         self._listening: list[str] = []
         self.run("init", "--profile=test")

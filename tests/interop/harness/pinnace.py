@@ -31,7 +31,7 @@ class Answer:
 class Pinnace:
     """One data directory and the daemon on it."""
 
-    def __init__(self, binary: Path, directory: Path, name: str) -> None:
+    def __init__(self, binary: Path, directory: Path, name: str, http: str = "127.0.0.1:0", **environment: str) -> None:
         self.name = name
         self.directory = directory / name
         self.data = self.directory / "data"
@@ -39,10 +39,10 @@ class Pinnace:
         self.directory.mkdir()
         self.log.touch()
         self._binary = str(binary)
-        self._environment = processes.child_environment(self.directory)
+        self._environment = processes.child_environment(self.directory) | environment
         self._daemon: Process | None = None
         self._starts = 0
-        self._http = "127.0.0.1:0"
+        self._http = http
         self._listen = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"]
         self.ready: dict = {}
         self.email = self.password = self.token = ""
@@ -80,7 +80,8 @@ class Pinnace:
             self.email, self.password, self.token = (ready[key] for key in _SECRETS)
         else:
             assert not present, f"start {self._starts} gave {present}, which only the first may"
-        self._http = urllib.parse.urlsplit(ready["endpoint"]).netloc
+        if self._http.endswith(":0"):
+            self._http = urllib.parse.urlsplit(ready["endpoint"]).netloc
         self._listen = [address.rsplit("/p2p/", 1)[0] for address in ready["multiaddrs"]]
 
     @property
@@ -152,6 +153,12 @@ class Pinnace:
         except urllib.error.HTTPError as error:
             with error:
                 return Answer(error.code, _decoded(error.read()))
+
+    def document(self) -> dict:
+        """What it says of its own API."""
+        answer = self.request("GET", "/api/openapi.json", token="")
+        assert answer.status == 200 and answer.body is not None, f"the OpenAPI document: {answer}"
+        return answer.body
 
     def pins(self, **filters: str) -> list[dict]:
         """The pins that match, of every status unless `status` is given; at most 1,000."""

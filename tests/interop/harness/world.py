@@ -65,15 +65,17 @@ class World:
         self._reader.start().peer_with(self.pinnace.multiaddr(), self.pinnace.peer_id)
         return self._reader
 
-    def new_kubo(self, name: str, announce: list[str] | None = None) -> Kubo:
+    def new_kubo(
+        self, name: str, announce: list[str] | None = None, environment: dict[str, str] | None = None
+    ) -> Kubo:
         """A Kubo of its own for one case; use it in `with`."""
-        kubo = Kubo(self._kubo_command, self.directory, name, announce)
+        kubo = Kubo(self._kubo_command, self.directory, name, announce, environment)
         self._kubos.append(kubo)
         return kubo
 
-    def new_pinnace(self, name: str) -> Pinnace:
-        """A pinnace with its own data for one case; use it in `with`."""
-        pinnace = Pinnace(self.binary, self.directory, name)
+    def new_pinnace(self, name: str, http: str = "127.0.0.1:0", **environment: str) -> Pinnace:
+        """A pinnace with its own data for one case, and with settings by their variables; use it in `with`."""
+        pinnace = Pinnace(self.binary, self.directory, name, http, **environment)
         self._pinnaces.append(pinnace)
         return pinnace
 
