@@ -48,6 +48,11 @@ bench-fetching *ARGUMENTS:
     cargo build --locked --release --bin pinnace --example relay --example drain
     benches/kubo/fetching {{ ARGUMENTS }}
 
+# The life of pins: how fast small ones become pinned, and what many that wait cost.
+bench-pins *ARGUMENTS:
+    cargo build --locked --release --bin pinnace
+    benches/pins {{ ARGUMENTS }}
+
 # Many peers and much data, beside Kubo.
 bench-serving *ARGUMENTS:
     cargo build --locked --release --bin pinnace --example relay --example drain --example crowd
