@@ -158,6 +158,7 @@ fn progress() -> Progress {
         peers: 0,
         last_block_at: None,
         began_at: Instant::now(),
+        answers: std::sync::Arc::default(),
         tried: std::sync::Arc::default(),
     }
 }

@@ -24,6 +24,7 @@ async fn shows_each_status_with_its_info() {
         peers: 1,
         last_block_at: Some(Instant::now()),
         began_at: Instant::now(),
+        answers: std::sync::Arc::default(),
         tried: std::sync::Arc::default(),
     };
     server.set_fetching(id(&pin), progress.clone());

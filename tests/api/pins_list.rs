@@ -24,6 +24,7 @@ fn progress() -> Progress {
         peers: 0,
         last_block_at: Some(Instant::now()),
         began_at: Instant::now(),
+        answers: std::sync::Arc::default(),
         tried: std::sync::Arc::default(),
     }
 }
