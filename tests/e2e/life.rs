@@ -165,7 +165,6 @@ async fn a_quota_is_kept_while_the_pin_is_fetched() {
 async fn a_pin_whose_time_is_over_is_fetched_no_longer() {
     let (long, short) = (Dag::wide("for a while", 40, 50_000), Dag::wide("for ever", 2, 1000));
     let (mut long_source, short_source) = (Provider::start_allowing(&long, 21).await, Provider::start(&short).await);
-    let home = Home::new();
     let service =
         Home::new().serve().env("PINNACE_PINS__ACTIVE_MAX", "1").env("PINNACE_PINS__TURN", "1h").start().await;
     let api = service.api();
