@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::asker::Asker;
 use crate::support::daemon::{Daemon, Home, run};
 use crate::support::dag::Dag;
-use crate::support::provider::Provider;
+use crate::support::provider::{Provider, unreachable_origin};
 use crate::support::until;
 
 const CLIENTS: usize = 4;
@@ -146,11 +146,20 @@ async fn whatever_was_acknowledged_is_there_after_any_number_of_crashes() {
     ];
     let mut contents = Vec::new();
     let mut providers = Vec::new();
+    let other_home = Home::new();
+    let other = other_home.start().await;
     for (number, dag) in dags.into_iter().enumerate() {
         let provider = Provider::start(&dag).await;
-        // Some have a second origin that isn't there.
-        let gone = crate::support::provider::unreachable_origin(pinnace::net::PeerId::random());
-        let origins = if number % 2 == 0 { vec![provider.origin()] } else { vec![gone, provider.origin()] };
+        let origins = match number % 3 {
+            0 => vec![provider.origin()],
+            1 => vec![unreachable_origin(pinnace::net::PeerId::random()), provider.origin()],
+            // Another pinnace has it.
+            _ => {
+                let api = other.api();
+                api.wait_pinned(&api.add(&dag.root, &[provider.origin()]).await, 30).await;
+                other.ready.multiaddrs.clone()
+            }
+        };
         contents.push(Content { dag, origins });
         providers.push(provider);
     }
@@ -218,6 +227,14 @@ async fn whatever_was_acknowledged_is_there_after_any_number_of_crashes() {
     for content in contents.iter() {
         if pinned.values().any(|pin| pin["pin"]["cid"] == content.dag.root.to_string()) {
             asker.compare(&content.dag).await;
+            let (car, root) = (home.path("exported.car"), content.dag.root.to_string());
+            let car = car.to_str().unwrap();
+            let exported = run(&["export", &root, "-o", car], &home.data());
+            assert!(exported.status.success(), "{exported:?}");
+            // An import compares every block with its CID.
+            let imported = run(&["import", car, "--json"], &other_home.data());
+            let imported: Value = serde_json::from_slice(&imported.stdout).unwrap();
+            assert_eq!(imported["blocks"], content.dag.blocks.len(), "{imported}");
         }
     }
     println!("{} pins are whole after {crashes} crashes", pinned.len());
