@@ -304,8 +304,9 @@ impl Run<'_> {
                 }
                 _ = tick.tick() => {
                     let now = Instant::now();
-                    self.core.handle_tick(now)?;
+                    // Before the end, if this is one: it tells what the peers answered.
                     progress.send_replace(self.core.progress(now));
+                    self.core.handle_tick(now)?;
                 }
             }
         }

@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 
 use cid::Cid;
 
+pub use self::answers::Answers;
+use self::answers::Tally;
 use self::pace::{Mark, Pace};
 use super::PeerNumber;
 use super::wire::WantKind;
 
+mod answers;
 mod late;
 mod moves;
 mod pace;
@@ -137,6 +140,7 @@ pub struct Session {
     second_bytes: u64,
     /// The largest block lately: it fades by a sixteenth with each further block.
     recent_bytes_max: u64,
+    tally: Tally,
     actions: Vec<Action>,
 }
 
@@ -202,6 +206,7 @@ impl Session {
         self.denied_kept -= want.denied.iter().filter(|denial| denial.until.is_none()).count();
         self.blocks += 1;
         self.bytes += bytes;
+        self.tally.came(from, bytes);
         self.recent_bytes_max = bytes.max(self.recent_bytes_max - self.recent_bytes_max / 16);
         for asked in want.asked.into_iter().chain(want.second) {
             if let Some(peer) = self.peers.get_mut(&asked.peer) {
@@ -251,6 +256,7 @@ impl Session {
                 Some(now + DENIAL_MIN * (1 << want.denials.min(DOUBLINGS_MAX)))
             };
             want.denied.push(Denial { peer: from, until });
+            self.tally.denied(from);
         }
         if want.is_asked_of(from) {
             peer.outstanding -= 1;
@@ -276,6 +282,11 @@ impl Session {
     /// How many peers are asked for blocks.
     pub fn providers(&self) -> usize {
         self.providers.len()
+    }
+
+    /// What the peers did that were asked for blocks, also those that are gone.
+    pub fn answers(&self) -> impl Iterator<Item = (PeerNumber, Answers)> {
+        self.tally.each()
     }
 
     /// How many peers are connected, providers or not.
@@ -350,6 +361,7 @@ impl Session {
             want.second = Some(asked);
         }
         peer.outstanding += 1;
+        self.tally.asked(number);
         if want.late.is_empty() {
             self.searching.remove(&order);
         }

@@ -4,12 +4,14 @@
 //! asks for; the simulation in `tests/sim` drives the same code.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cid::Cid;
 
-use crate::bitswap::session::{Action, Session};
+use crate::bitswap::PeerNumber;
+use crate::bitswap::session::{Action, Answers, Session};
 use crate::dag::walk::{Walk, WalkError, WalkLimits};
 use crate::model::Block;
 use crate::net::SessionEvent;
@@ -68,7 +70,7 @@ impl From<WalkError> for CoreError {
 }
 
 /// How far a fetch has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchProgress {
     /// Distinct blocks that are durable.
     pub blocks_fetched: u64,
@@ -82,6 +84,8 @@ pub struct FetchProgress {
     pub bytes_per_second: u64,
     /// Peers that are asked for blocks.
     pub providers: usize,
+    /// What those did that were asked, by their numbers.
+    pub answers: Arc<[(PeerNumber, Answers)]>,
     /// When the first block came, if one did.
     pub first_block_at: Option<Instant>,
     /// When the last block came, if one did.
@@ -100,6 +104,7 @@ impl FetchProgress {
             bytes_told: None,
             bytes_per_second: 0,
             providers: 0,
+            answers: Arc::default(),
             first_block_at: None,
             last_block_at: None,
             began_at: now,
@@ -360,7 +365,8 @@ impl FetchCore {
         self.progress.blocks_known = self.walk.known();
         self.progress.bytes_told = self.walk.bytes_told();
         self.progress.providers = self.session.providers();
-        self.progress
+        self.progress.answers = self.session.answers().collect();
+        self.progress.clone()
     }
 
     /// The peers' side of the fetch.

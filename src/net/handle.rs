@@ -41,7 +41,7 @@ pub(super) enum Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeEvent {
     /// A peer connected.
-    PeerConnected(PeerId),
+    PeerConnected(PeerId, PeerNumber),
     /// A peer is connected no longer.
     PeerGone(PeerId),
     /// A peer that was dialled can't be reached, for this reason.

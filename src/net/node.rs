@@ -511,7 +511,7 @@ impl EventLoop {
         for root in self.watched.keys().take(WATCHED_ROOTS_MAX) {
             self.wants.ask(WATCH_SESSION, number, *root, WantKind::Have);
         }
-        let _ = self.events.try_send(NodeEvent::PeerConnected(peer));
+        let _ = self.events.try_send(NodeEvent::PeerConnected(peer, number));
         self.update_keep_alive(number);
     }
 

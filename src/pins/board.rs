@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::schedule::{Schedule, ScheduleLimits, Standing};
+use crate::bitswap::PeerNumber;
+use crate::bitswap::session::Answers;
 use crate::model::{PinId, PinRecord, UserId};
 use crate::store::verify::Fetches;
 
@@ -50,6 +52,8 @@ pub struct Progress {
     pub last_block_at: Option<Instant>,
     /// When this try began.
     pub began_at: Instant,
+    /// What the peers did that were asked, by their numbers.
+    pub answers: Arc<[(PeerNumber, Answers)]>,
     /// Whom the pin names, a sentence for each of how that goes.
     pub tried: Arc<[String]>,
 }

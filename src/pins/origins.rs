@@ -6,6 +6,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
+
+use crate::bitswap::PeerNumber;
+use crate::bitswap::session::Answers;
 use crate::model::{PinId, PinRecord};
 use crate::net::profile::{self, Profile, check_origin, origin_peer};
 use crate::net::{GatewayAddress, Multiaddr, PeerId};
@@ -26,6 +30,8 @@ struct Origin {
     next_dial_at: Instant,
     wait: Duration,
     is_connected: bool,
+    /// Under which number fetches knew it last.
+    number: Option<PeerNumber>,
     /// Why it couldn't be dialled, when it was last tried.
     problem: Option<String>,
 }
@@ -99,7 +105,15 @@ impl Origins {
                 new.push(peer);
                 self.dials.insert((now, peer));
                 let (addresses, pins) = (Vec::new(), HashSet::new());
-                Origin { addresses, pins, next_dial_at: now, wait: REDIAL_MIN, is_connected: false, problem: None }
+                Origin {
+                    addresses,
+                    pins,
+                    next_dial_at: now,
+                    wait: REDIAL_MIN,
+                    is_connected: false,
+                    number: None,
+                    problem: None,
+                }
             });
             origin.pins.insert(record.id);
             if let Some(address) = address
@@ -162,10 +176,11 @@ impl Origins {
     }
 
     /// A peer is connected: should it go away, it is dialled soon.
-    pub fn connected(&mut self, peer: &PeerId, now: Instant) {
+    pub fn connected(&mut self, peer: &PeerId, number: PeerNumber, now: Instant) {
         if let Some(origin) = self.peers.get_mut(peer) {
             origin.wait = REDIAL_MIN;
             origin.is_connected = true;
+            origin.number = Some(number);
             origin.problem = None;
             reschedule(&mut self.dials, *peer, origin, now + REDIAL_MIN);
         }
@@ -186,16 +201,19 @@ impl Origins {
         }
     }
 
-    /// What is known of the peers that a pin names, and how many gateways it names beside them.
-    pub fn tried(&self, pin: PinId) -> Tried {
+    /// What is known of the peers that a pin names, and how many gateways it names beside them. `answers` are those that the pin's
+    /// fetch got.
+    pub fn tried(&self, pin: PinId, answers: &[(PeerNumber, Answers)]) -> Tried {
         let mut tried = Tried { named: self.gateways_of(pin).len(), ..Tried::default() };
         for peer in self.of(pin) {
             let Some(origin) = self.peers.get(peer) else { continue };
             tried.named += 1;
             tried.peers += 1;
+            let answer = answers.iter().find(|(number, _)| origin.number == Some(*number));
+            let answer = answer.map_or_else(String::new, |(_, answers)| said(answers));
             if origin.is_connected {
                 tried.connected += 1;
-                tried.all.push(format!("{peer}: connected"));
+                tried.all.push(format!("{peer}: connected{answer}"));
                 continue;
             }
             let problem = match &origin.problem {
@@ -205,7 +223,7 @@ impl Origins {
                 }
                 None => "it has not answered yet",
             };
-            let sentence = format!("{peer}: {problem}");
+            let sentence = format!("{peer}: {problem}{answer}");
             tried.all.push(sentence.clone());
             tried.problems.push(sentence);
         }
@@ -229,6 +247,24 @@ impl Origins {
         }
         due
     }
+}
+
+/// What a peer did with what it was asked for, to be put after how its connection is.
+fn said(answers: &Answers) -> String {
+    let Answers { asked, blocks, bytes, denied, late } = *answers;
+    let mut said = match (asked, blocks, denied) {
+        (0, ..) => return String::new(),
+        (_, 0, 0) => "; it was asked for blocks, and has not answered".to_owned(),
+        (_, 0, _) => "; it says that it does not have what it was asked for".to_owned(),
+        _ => format!("; it sent {} blocks with {}", blocks, ByteSize(bytes)),
+    };
+    if blocks > 0 && denied > 0 {
+        said.push_str(", and says of others that it does not have them");
+    }
+    if late > 0 && blocks + denied > 0 {
+        said.push_str(", and was late with some");
+    }
+    said
 }
 
 fn reschedule(dials: &mut BTreeSet<(Instant, PeerId)>, peer: PeerId, origin: &mut Origin, at: Instant) {
@@ -328,24 +364,35 @@ mod tests {
         ];
         let record = record(&texts.each_ref().map(String::as_str));
         origins.add(&record, now);
-        let tried = origins.tried(record.id);
+        let tried = origins.tried(record.id, &[]);
         assert_eq!((tried.named, tried.connected, tried.problems.len()), (4, 0, 3));
         assert!(tried.problems[0].ends_with("it has not answered yet"), "{tried:?}");
         assert!(tried.problems[2].contains("no address that can be dialled"), "{tried:?}");
 
         origins.failed(&first, "refused".to_owned());
-        origins.connected(&second, now);
+        origins.connected(&second, PeerNumber(2), now);
         origins.failed(&second, "a late failure of another address".to_owned());
-        let tried = origins.tried(record.id);
+        let tried = origins.tried(record.id, &[]);
         assert_eq!(tried.connected, 1);
         assert_eq!(tried.problems[0], format!("{first}: refused"));
         assert!(tried.all.contains(&format!("{second}: connected")), "{tried:?}");
 
+        let silent = (PeerNumber(2), Answers { asked: 3, late: 1, ..Answers::default() });
+        let tried = origins.tried(record.id, &[silent]);
+        assert!(
+            tried.all.contains(&format!("{second}: connected; it was asked for blocks, and has not answered")),
+            "{tried:?}"
+        );
+
         origins.gone(&second);
-        origins.connected(&first, now);
-        let tried = origins.tried(record.id);
+        origins.connected(&first, PeerNumber(1), now);
+        let tried = origins.tried(record.id, &[]);
         assert_eq!(tried.problems[0], format!("{second}: its connection was closed"));
+        let sent = (PeerNumber(2), Answers { asked: 9, blocks: 2, bytes: 100, denied: 1, late: 1 });
+        let tried = origins.tried(record.id, &[silent, sent][1..]);
+        let says = "its connection was closed; it sent 2 blocks with 100 B, and says of others that it does not have them, and was late with some";
+        assert_eq!(tried.problems[0], format!("{second}: {says}"));
         origins.remove(record.id);
-        assert_eq!(origins.tried(record.id), Tried::default());
+        assert_eq!(origins.tried(record.id, &[]), Tried::default());
     }
 }

@@ -469,7 +469,7 @@ impl Runner {
         progress: Progress,
     ) {
         let pin = record.id;
-        let mut tried = self.origins.tried(pin);
+        let mut tried = self.origins.tried(pin, &progress.answers);
         tried.problems.extend_from_slice(gateways);
         tried.all.extend_from_slice(gateways);
         let failure = outcome::of_stall(record, had_provider, &tried, &progress);
@@ -527,8 +527,8 @@ impl Runner {
 
     fn handle_node_event(&mut self, event: NodeEvent) {
         let pins = match event {
-            NodeEvent::PeerConnected(peer) => {
-                self.origins.connected(&peer, Instant::now());
+            NodeEvent::PeerConnected(peer, number) => {
+                self.origins.connected(&peer, number, Instant::now());
                 self.origins.pins_of(&peer)
             }
             NodeEvent::PeerGone(peer) => {
@@ -560,7 +560,7 @@ impl Runner {
         for job in self.jobs.running() {
             let progress = shown(&job.progress.borrow());
             for (pin, record) in &job.members {
-                let tried = self.origins.tried(*pin).all.into();
+                let tried = self.origins.tried(*pin, &progress.answers).all.into();
                 let progress = Progress { tried, ..progress.clone() };
                 self.board.set(*pin, Doing::Fetching(Place::from(&**record), progress));
             }
@@ -639,6 +639,7 @@ fn shown(progress: &FetchProgress) -> Progress {
         peers: progress.providers,
         last_block_at: progress.last_block_at,
         began_at: progress.began_at,
+        answers: Arc::clone(&progress.answers),
         tried: Arc::default(),
     }
 }

@@ -1,15 +1,13 @@
 //! Random sequences of requests, with restarts between, against a plain list in memory that says what each answer must be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use cid::Cid;
 use pinnace::model::{Failure, FailureCode, PinState};
-use pinnace::pins::board::Progress;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Server, cid, id, path};
+use crate::support::{Server, cid, id, path, progress};
 
 const ROUNDS: usize = 3;
 const STEPS: usize = 120;
@@ -145,21 +143,6 @@ fn filters(random: &mut Random, pins: &[Pin]) -> (Vec<(String, String)>, Check) 
         checks.push(Box::new(move |pin| pin.meta.get(key).is_some_and(|own| own == value)));
     }
     (query, Box::new(move |pin| checks.iter().all(|check| check(pin))))
-}
-
-/// Of a fetch that has just begun.
-fn progress() -> Progress {
-    Progress {
-        blocks_fetched: 0,
-        blocks_known: 1,
-        bytes_fetched: 0,
-        bytes_known: Some(1000),
-        bytes_per_second: 0,
-        peers: 0,
-        last_block_at: None,
-        began_at: Instant::now(),
-        tried: std::sync::Arc::default(),
-    }
 }
 
 struct Run {

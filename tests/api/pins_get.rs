@@ -6,7 +6,7 @@ use pinnace::model::{Failure, FailureCode, PinState};
 use pinnace::pins::board::{Doing, LastTry, Progress};
 use serde_json::json;
 
-use crate::support::{Server, cid, id, path};
+use crate::support::{Server, cid, id, path, progress};
 
 #[tokio::test]
 async fn shows_each_status_with_its_info() {
@@ -19,12 +19,10 @@ async fn shows_each_status_with_its_info() {
         blocks_fetched: 3,
         blocks_known: 7,
         bytes_fetched: 300,
-        bytes_known: Some(1000),
         bytes_per_second: 10,
         peers: 1,
         last_block_at: Some(Instant::now()),
-        began_at: Instant::now(),
-        tried: std::sync::Arc::default(),
+        ..progress()
     };
     server.set_fetching(id(&pin), progress.clone());
     let pinning = get().await;

@@ -1,31 +1,14 @@
 //! `GET /api/psa/pins`
 
-use std::time::Instant;
-
 use pinnace::model::{Failure, FailureCode, PinState};
-use pinnace::pins::board::Progress;
 use serde_json::{Value, json};
 
-use crate::support::{Server, cid, id};
+use crate::support::{Server, cid, id, progress};
 
 async fn pinned(server: &Server, body: Value) -> Value {
     let pin = server.pin(body).await;
     server.records.finish(id(&pin), PinState::Pinned { blocks: 1, bytes: 1 }).await.unwrap();
     pin
-}
-
-fn progress() -> Progress {
-    Progress {
-        blocks_fetched: 0,
-        blocks_known: 1,
-        bytes_fetched: 0,
-        bytes_known: Some(1000),
-        bytes_per_second: 0,
-        peers: 0,
-        last_block_at: Some(Instant::now()),
-        began_at: Instant::now(),
-        tried: std::sync::Arc::default(),
-    }
 }
 
 /// Pins 0 to 3 are queued, pinning, pinned and failed.

@@ -281,3 +281,19 @@ pub fn id(pin: &Value) -> PinId {
 pub fn path(pin: &Value) -> String {
     format!("/api/psa/pins/{}", pin["requestid"].as_str().unwrap())
 }
+
+/// Of a fetch that has just begun.
+pub fn progress() -> Progress {
+    Progress {
+        blocks_fetched: 0,
+        blocks_known: 1,
+        bytes_fetched: 0,
+        bytes_known: Some(1000),
+        bytes_per_second: 0,
+        peers: 0,
+        last_block_at: None,
+        began_at: Instant::now(),
+        answers: Arc::default(),
+        tried: Arc::default(),
+    }
+}

@@ -1,6 +1,7 @@
 //! What a pin goes through: it shares a fetch, makes place for others, ends with a reason, and is watched.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -121,7 +122,10 @@ async fn each_failure_has_its_code_and_says_who_was_tried() {
         let tried = shown["tried"].as_array().unwrap();
         match code {
             "unreachable" => assert!(tried[0].as_str().unwrap().starts_with(&peer.to_string()), "{shown}"),
-            "stalled" => assert!(tried[0].as_str().unwrap().ends_with(": connected"), "{shown}"),
+            "stalled" => {
+                let says = ": connected; it says that it does not have what it was asked for";
+                assert!(tried[0].as_str().unwrap().ends_with(says), "{shown}");
+            }
             _ => assert!(tried.is_empty(), "{shown}"),
         }
         api.remove(&pin).await;
@@ -158,6 +162,24 @@ async fn a_quota_is_kept_while_the_pin_is_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pin_whose_time_is_over_is_fetched_no_longer() {
+    let (long, short) = (Dag::wide("for a while", 40, 50_000), Dag::wide("for ever", 2, 1000));
+    let (mut long_source, short_source) = (Provider::start_allowing(&long, 21).await, Provider::start(&short).await);
+    let service =
+        Home::new().serve().env("PINNACE_PINS__ACTIVE_MAX", "1").env("PINNACE_PINS__TURN", "1h").start().await;
+    let api = service.api();
+    let at = (jiff::Timestamp::now() + Duration::from_secs(3)).to_string();
+    let until = json!({ "pinnace.expires_at": at });
+    let body = json!({ "cid": long.root.to_string(), "origins": [long_source.origin()], "meta": until });
+    api.post(&body).await;
+    long_source.wait_sent(1).await;
+    // The only slot is taken for an hour, or until that time.
+    let other = api.add(&short.root, &[short_source.origin()]).await;
+    api.wait_pinned(&other, 15).await;
+    assert_eq!(api.count("queued,pinning,pinned,failed").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pin_is_watched_until_it_ends() {
     let dag = Dag::wide("watched", 40, 50_000);
     let provider = Provider::start_allowing(&dag, 21).await;
@@ -174,10 +196,14 @@ async fn a_pin_is_watched_until_it_ends() {
     let answer = client.get(&url).bearer_auth(service.ready.token()).send().await.unwrap();
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     let mut bytes = answer.bytes_stream();
-    let mut text = String::new();
+    let (mut text, mut shown) = (String::new(), false);
     while let Some(chunk) = bytes.next().await {
         text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
-        if text.contains("\"blocks_fetched\":\"21\"") {
+        if text.contains("\"blocks_fetched\":\"21\"") && !shown {
+            shown = true;
+            let looked = run(&["pin", "show", id, "--json"], &home.data());
+            let looked = String::from_utf8(looked.stdout).unwrap();
+            assert!(looked.contains(": connected; it sent 21 blocks with "), "{looked}");
             provider.allow(usize::MAX);
         }
     }

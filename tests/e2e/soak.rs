@@ -20,8 +20,9 @@ const ORIGINS: usize = 8;
 const PINS: usize = 240;
 const SECONDS: u64 = 5;
 
-/// What a service with so many pins may take more than with half of them: its caches fill up.
-const GROWTH_MAX: u64 = 64 << 20;
+/// What it may take more in the end than when half of the pins were made: less than its pins have in blocks. The caches, which fill up,
+/// are small.
+const GROWTH_MAX: u64 = 48 << 20;
 
 /// Shapes in turn: a block, a few, many small ones, a large one, many ways to few.
 fn dag(number: usize) -> Dag {
@@ -86,6 +87,8 @@ async fn all_that_can_end_well_do_and_the_others_say_why_they_wait() {
         .env("PINNACE_PINS__STALL_TIMEOUT", "2s")
         .env("PINNACE_PINS__RETRY_MIN", "1s")
         .env("PINNACE_PINS__RETRY_MAX", "4s")
+        .env("PINNACE_STORE__BLOCKS_CACHE", "8MiB")
+        .env("PINNACE_STORE__RECORDS_CACHE", "8MiB")
         .start()
         .await;
     let api = service.api();

@@ -22,8 +22,12 @@ impl Api {
 
     /// Asks for a pin and returns its status as answered.
     pub async fn add(&self, cid: &Cid, origins: &[String]) -> Value {
-        let body = json!({ "cid": cid.to_string(), "origins": origins });
-        let answer = self.client.post(&self.pins).bearer_auth(&self.token).json(&body).send().await.unwrap();
+        self.post(&json!({ "cid": cid.to_string(), "origins": origins })).await
+    }
+
+    /// Asks for a pin as the body says.
+    pub async fn post(&self, body: &Value) -> Value {
+        let answer = self.client.post(&self.pins).bearer_auth(&self.token).json(body).send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert_eq!(status.as_u16(), 202, "{text}");
         serde_json::from_str(&text).unwrap()

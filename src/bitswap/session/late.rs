@@ -62,6 +62,7 @@ impl Session {
             self.searching.insert(order);
         }
         for peer in late {
+            self.tally.late(peer);
             if let Some(peer) = self.peers.get_mut(&peer) {
                 peer.late += 1;
             }

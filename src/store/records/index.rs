@@ -196,6 +196,27 @@ pub(super) fn decode_chunk(bytes: &[u8]) -> Result<RoaringBitmap, RecordsError> 
     }
 }
 
+/// How many ordinals [`decode_chunk`] finds, from the beginning of the chunk alone.
+///
+/// In the format of roaring bitmaps (RoaringFormatSpec), that of a bitmap of one container follows on how many containers there are, and
+/// on the container's key. Two cookies tell whether any container has runs.
+pub(super) fn chunk_len(bytes: &[u8]) -> Result<u64, RecordsError> {
+    const WITHOUT_RUNS: [u8; 4] = 12_346_u32.to_le_bytes();
+    const WITH_RUNS: [u8; 4] = 12_347_u32.to_le_bytes();
+    let len = match bytes {
+        [LISTED, listed @ ..] => Some(listed.len() as u64 / 2),
+        [BITMAP, a, b, c, d, rest @ ..] => match ([*a, *b, *c, *d], rest) {
+            (WITHOUT_RUNS, [1, 0, 0, 0, _, _, low, high, ..]) | (WITH_RUNS, [_, _, _, low, high, ..]) => {
+                Some(u64::from(u16::from_le_bytes([*low, *high])) + 1)
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    // Whatever else it is, reading all of it tells.
+    len.map_or_else(|| Ok(decode_chunk(bytes)?.len()), Ok)
+}
+
 fn encode_chunk(ordinals: &mut RoaringBitmap) -> Result<Vec<u8>, RecordsError> {
     if ordinals.len() <= LISTED_MAX {
         return Ok(std::iter::once(LISTED)
@@ -397,9 +418,11 @@ mod tests {
             let bytes = encode_chunk(&mut ordinals.clone()).unwrap();
             assert!(bytes.len() <= bytes_max, "{} bytes", bytes.len());
             assert_eq!(decode_chunk(&bytes).unwrap(), ordinals);
+            assert_eq!(chunk_len(&bytes).unwrap(), ordinals.len());
         }
         for broken in [&[][..], &[2, 0], &[BITMAP, 1, 2]] {
             assert!(matches!(decode_chunk(broken), Err(RecordsError::Codec { .. })));
+            assert!(matches!(chunk_len(broken), Err(RecordsError::Codec { .. })));
         }
     }
 

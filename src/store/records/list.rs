@@ -59,18 +59,23 @@ impl Records {
         while let Some(chunk) = common_chunk(&mut sources, below)?
             && chunk >= first_chunk
         {
-            let mut matching = common_ordinals(&sources, chunk)?;
-            if chunk == first_chunk {
-                matching.remove_range(..u32::from(first_low));
+            let is_cut = chunk == last_chunk || (chunk == first_chunk && first_low > 0);
+            if page.is_full() && search.is_none() && !is_cut {
+                count += common_count(&sources, chunk)?;
+            } else {
+                let mut matching = common_ordinals(&sources, chunk)?;
+                if chunk == first_chunk {
+                    matching.remove_range(..u32::from(first_low));
+                }
+                if chunk == last_chunk {
+                    matching.remove_range(u32::from(last_low) + 1..);
+                }
+                if let Some((table, search)) = &search {
+                    matching = search_chunk(table, search, user, chunk, matching)?;
+                }
+                count += matching.len();
+                page.read(chunk, &matching)?;
             }
-            if chunk == last_chunk {
-                matching.remove_range(u32::from(last_low) + 1..);
-            }
-            if let Some((table, search)) = &search {
-                matching = search_chunk(table, search, user, chunk, matching)?;
-            }
-            count += matching.len();
-            page.read(chunk, &matching)?;
             let Some(next) = chunk.checked_sub(1) else { break };
             below = next;
         }
@@ -249,13 +254,23 @@ impl<'a> Source<'a> {
     }
 
     fn ordinals(&self, chunk: u32) -> Result<RoaringBitmap, RecordsError> {
-        let mut ordinals = self.found.get(&chunk).cloned().unwrap_or_default();
+        let mut all = self.found.get(&chunk).cloned();
         for cursor in &self.cursors {
             if let Some(more) = cursor.ordinals(chunk)? {
-                ordinals |= more;
+                all = Some(match all {
+                    Some(ordinals) => ordinals | more,
+                    None => more,
+                });
             }
         }
-        Ok(ordinals)
+        Ok(all.unwrap_or_default())
+    }
+
+    /// How many ordinals it has in a chunk: a pin has one state, one content and one name, so no two postings share one, and what is in
+    /// the front is in no posting.
+    fn count(&self, chunk: u32) -> Result<u64, RecordsError> {
+        let found = self.found.get(&chunk).map_or(0, RoaringBitmap::len);
+        self.cursors.iter().try_fold(found, |count, cursor| Ok(count + cursor.count(chunk)?))
     }
 }
 
@@ -277,13 +292,32 @@ fn common_chunk(sources: &mut [Source<'_>], mut below: u32) -> Result<Option<u32
 
 /// What all sources have in a chunk.
 fn common_ordinals(sources: &[Source<'_>], chunk: u32) -> Result<RoaringBitmap, RecordsError> {
+    Ok(intersection(all_ordinals(sources, chunk)?).unwrap_or_default())
+}
+
+/// How much all sources have in a chunk.
+fn common_count(sources: &[Source<'_>], chunk: u32) -> Result<u64, RecordsError> {
+    if let [source] = sources {
+        return source.count(chunk);
+    }
+    let mut all = all_ordinals(sources, chunk)?;
+    // The last step needs no result of its own.
+    let Some(last) = all.pop() else { return Ok(0) };
+    Ok(intersection(all).map_or_else(|| last.len(), |common| common.intersection_len(&last)))
+}
+
+/// What each source has in a chunk, the one with the least first.
+fn all_ordinals(sources: &[Source<'_>], chunk: u32) -> Result<Vec<RoaringBitmap>, RecordsError> {
     let mut all = sources.iter().map(|source| source.ordinals(chunk)).collect::<Result<Vec<_>, _>>()?;
     all.sort_by_key(RoaringBitmap::len);
-    let common = all.into_iter().reduce(|mut common, ordinals| {
+    Ok(all)
+}
+
+fn intersection(all: Vec<RoaringBitmap>) -> Option<RoaringBitmap> {
+    all.into_iter().reduce(|mut common, ordinals| {
         common &= ordinals;
         common
-    });
-    Ok(common.unwrap_or_default())
+    })
 }
 
 /// What of a term's posting counts.
@@ -332,6 +366,14 @@ impl<'a> Cursor<'a> {
             }
         }
         Ok(self.head.as_ref().map(|(chunk, _)| *chunk))
+    }
+
+    /// How much the posting has in a chunk.
+    fn count(&self, chunk: u32) -> Result<u64, RecordsError> {
+        match (&self.mask, &self.head) {
+            (Mask::Nothing, Some((head, bytes))) if *head == chunk => index::chunk_len(bytes.value()),
+            _ => Ok(self.ordinals(chunk)?.map_or(0, |ordinals| ordinals.len())),
+        }
     }
 
     /// What the posting has in a chunk, if it stands there.
@@ -411,6 +453,11 @@ struct Page<V> {
 }
 
 impl<V: FnMut(PinRecord) -> ControlFlow<()>> Page<V> {
+    /// Whether whoever asked has enough.
+    fn is_full(&self) -> bool {
+        self.visit.is_none()
+    }
+
     fn read(&mut self, chunk: u32, ordinals: &RoaringBitmap) -> Result<(), RecordsError> {
         let Some(visit) = &mut self.visit else { return Ok(()) };
         for low in ordinals.iter().rev() {

@@ -7,6 +7,7 @@ import ssl
 import stat
 
 from harness import pebble
+from harness.installing import Unavailable
 from harness.pinnace import Pinnace
 from harness.runner import NotRun, case
 from harness.waiting import wait_until
@@ -50,7 +51,7 @@ def _warnings(pinnace: Pinnace) -> list[str]:
 def acme_certificate(world: World) -> str:
     try:
         authority = pebble.build(world.target)
-    except pebble.Unavailable as reason:
+    except Unavailable as reason:
         raise NotRun(reason) from reason
     https, acme, management = _free_ports(3)
     directory = world.directory / "pebble"

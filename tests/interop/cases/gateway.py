@@ -8,6 +8,7 @@ from itertools import product
 from harness import conformance
 from harness.contents import Content
 from harness.gateway import Response, ask
+from harness.installing import Unavailable
 from harness.runner import NotRun, case
 from harness.world import World
 
@@ -18,7 +19,7 @@ _RAW = "application/vnd.ipld.raw"
 def gateway_conformance(world: World) -> str:
     try:
         suite = conformance.build(world.target)
-    except conformance.Unavailable as reason:
+    except Unavailable as reason:
         raise NotRun(reason) from reason
     with world.new_pinnace("pinnace-as-gateway") as pinnace:
         for fixture in suite.fixtures():

@@ -4,13 +4,14 @@ Its source comes from the Go module, or from a checkout of the same version that
 the variable by which the suite itself finds its fixtures.
 """
 
-import json
 import os
 import re
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from . import installing
 
 MODULE = "github.com/ipfs/gateway-conformance"
 VERSION = "v0.13.2"
@@ -28,10 +29,6 @@ EXCLUDED: dict[str, str] = {}
 
 _HOME = "GATEWAY_CONFORMANCE_HOME"
 _RESULT = re.compile(r"^ *--- (PASS|FAIL|SKIP): (\S+)")
-
-
-class Unavailable(Exception):
-    """There is neither a checkout nor a way to download the module."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +98,7 @@ def _source() -> Path:
         if newest is None or f"v{newest[1]}" != VERSION:
             raise AssertionError(f"{home}, which {_HOME} names, is not {VERSION}")
         return home
-    downloaded = subprocess.run(
-        ["go", "mod", "download", "-json", f"{MODULE}@{VERSION}"],
-        cwd=Path(__file__).resolve().parent,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
     try:
-        answer = json.loads(downloaded.stdout or "{}")
-    except ValueError:
-        answer = {}
-    if downloaded.returncode != 0 or "Dir" not in answer:
-        reason = answer.get("Error") or downloaded.stderr
-        raise Unavailable(f"{MODULE} {VERSION} can't be downloaded ({' '.join(reason.split())[:200]}); {_HOME} may name a checkout")
-    return Path(answer["Dir"])
+        return installing.go_module(MODULE, VERSION)
+    except installing.Unavailable as reason:
+        raise installing.Unavailable(f"{reason}; {_HOME} may name a checkout") from reason

@@ -1,6 +1,7 @@
 """Packages of other languages, installed once below the target directory and used again while nothing about them has changed."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -48,6 +49,26 @@ def install(directory: Path, sources: list[Path], commands: list[list[str]], mad
         _run(command, directory)
     stamp.write_text(wanted)
     print(f"installed in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def go_module(module: str, version: str) -> Path:
+    """The directory with the source of a Go module."""
+    downloaded = subprocess.run(
+        ["go", "mod", "download", "-json", f"{module}@{version}"],
+        cwd=Path(__file__).resolve().parent,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    try:
+        answer = json.loads(downloaded.stdout or "{}")
+    except ValueError:
+        answer = {}
+    if downloaded.returncode != 0 or "Dir" not in answer:
+        reason = answer.get("Error") or downloaded.stderr
+        raise Unavailable(f"{module} {version} can't be downloaded ({' '.join(reason.split())[:200]})")
+    return Path(answer["Dir"])
 
 
 def _digest(sources: list[Path]) -> str:

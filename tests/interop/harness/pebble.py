@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import processes
+from . import installing, processes
 from .processes import Process
 from .waiting import wait_until
 
@@ -22,10 +22,6 @@ VERSION = "v2.10.1"
 
 # How long its certificates last: pinnace renews them when two thirds of that are over.
 VALID_SECONDS = 45
-
-
-class Unavailable(Exception):
-    """The module can't be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ class Pebble:
 
 def build(target: Path) -> Pebble:
     """The command under `target`, built first if it is missing or of another version."""
-    home = _source()
+    home = installing.go_module(MODULE, VERSION)
     command = target / "interop" / "pebble"
     stamp = target / "interop" / "pebble.built-from"
     if not (command.exists() and stamp.exists() and stamp.read_text() == VERSION):
@@ -99,23 +95,3 @@ def build(target: Path) -> Pebble:
         stamp.write_text(VERSION)
         print(f"built Pebble {VERSION} in {time.monotonic() - started:.0f} s", flush=True)
     return Pebble(command.resolve(), home)
-
-
-def _source() -> Path:
-    """The directory with the source of the right version."""
-    downloaded = subprocess.run(
-        ["go", "mod", "download", "-json", f"{MODULE}@{VERSION}"],
-        cwd=Path(__file__).resolve().parent,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    try:
-        answer = json.loads(downloaded.stdout or "{}")
-    except ValueError:
-        answer = {}
-    if downloaded.returncode != 0 or "Dir" not in answer:
-        reason = answer.get("Error") or downloaded.stderr
-        raise Unavailable(f"{MODULE} {VERSION} can't be downloaded ({' '.join(reason.split())[:200]})")
-    return Path(answer["Dir"])

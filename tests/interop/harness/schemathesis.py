@@ -44,7 +44,9 @@ class Schemathesis:
         environment = processes.child_environment(pinnace.directory) | {
             "OWN_EMAIL": pinnace.email,
             "OWN_PASSWORD": pinnace.password,
+            "OWN_TOKEN": token,
             "OWN_TOKEN_ID": me.body["token"]["id"],
+            "SERVICE": pinnace.gateway,
             "PYTHONPATH": str(_SOURCES),
             "PYTHONDONTWRITEBYTECODE": "1",
         }

@@ -6,7 +6,8 @@ import itertools
 import json
 import os
 import re
-from urllib.parse import unquote
+import urllib.request
+from urllib.parse import quote, unquote
 
 import schemathesis
 from hypothesis import strategies
@@ -14,7 +15,12 @@ from hypothesis import strategies
 # The account and the token that the run works with.
 OWN_EMAIL = os.environ["OWN_EMAIL"]
 OWN_PASSWORD = os.environ["OWN_PASSWORD"]
+OWN_TOKEN = os.environ["OWN_TOKEN"]
 OWN_TOKEN_ID = os.environ["OWN_TOKEN_ID"]
+
+# Where it is, and a server that may be named as a webhook.
+SERVICE = os.environ["SERVICE"]
+WEBHOOK = "https://example.org/hook"
 
 _new_accounts = itertools.count()
 
@@ -51,7 +57,9 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
     These are changing or deleting an account and revoking a token: the request goes to one that isn't there. And the rotation
     of keys forgets no old one. Logging out, which always ends a token, is a run of its own. Also makes succeed what a guess can't.
     """
-    if case.operation.method.upper() in ("PATCH", "DELETE"):
+    if case.operation.path.endswith("/webhook"):
+        _name_an_account_with_a_webhook(case)
+    elif case.operation.method.upper() in ("PATCH", "DELETE"):
         # They are percent-encoded by now.
         named = {name: unquote(str(value)).strip().lower() for name, value in (case.path_parameters or {}).items()}
         if named.get("email") == OWN_EMAIL:
@@ -68,11 +76,28 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
         _name_a_public_server(case.body)
 
 
+def _name_an_account_with_a_webhook(case: schemathesis.Case) -> None:
+    """Makes a request that could succeed one that does: without a webhook there is none to look at or to remove.
+
+    The run needs its own account's for nothing, so that one may go.
+    """
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    if "email" in (case.path_parameters or {}):
+        case.path_parameters["email"] = quote(OWN_EMAIL, safe="")
+    if case.operation.method.upper() != "PUT":
+        headers = {"Authorization": f"Bearer {OWN_TOKEN}", "Content-Type": "application/json"}
+        body = json.dumps({"url": WEBHOOK}).encode()
+        request = urllib.request.Request(f"{SERVICE}/api/auth/webhook", body, headers, method="PUT")
+        with urllib.request.urlopen(request, timeout=30):
+            pass
+
+
 def _name_a_public_server(webhook: dict) -> None:
     """Makes an absolute URI one that may be called: the others are refused by the profile, of which the document can't tell."""
     url = webhook.get("url")
     if isinstance(url, str) and len(url) <= 2048 and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:\S+", url):
-        webhook["url"] = "https://example.org/hook"
+        webhook["url"] = WEBHOOK
 
 
 def _keep_the_password(change: dict) -> None:
