@@ -125,7 +125,7 @@ impl Denylist {
     /// Why a file that has changed isn't used.
     pub fn warning(&self) -> Option<String> {
         let fault = self.0.as_ref()?.seen().fault.clone()?;
-        Some(format!("{fault}; the rules that were read before stay in use until then"))
+        Some(format!("{fault}; until the file can be used, the rules that were read before stay in use"))
     }
 
     /// Looks at the files, for ever.

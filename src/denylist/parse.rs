@@ -1,4 +1,4 @@
-//! The compact denylist format (IPIP-383), one rule a line, as its implementations read it.
+//! The compact denylist format (IPIP-383, specs.ipfs.tech/compact-denylist-format), one rule a line.
 //!
 //! A header in YAML may stand before the rules; it ends with a line `---`. Hints behind a rule mean nothing here. It reads bytes
 //! and opens no file.
@@ -12,11 +12,11 @@ use crate::model::cids;
 
 use super::rules::{PathEnd, Rule, Target};
 
-/// The largest header, in bytes, without the line that ends it (IPIP-383).
-const HEADER_BYTES_MAX: usize = 1024;
+/// The largest header, in bytes, without the line that ends it. What is longer is no header (the specification).
+const HEADER_BYTES_MAX: usize = 1024 * 1024;
 
-/// The longest line, in bytes (IPIP-383).
-const LINE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The longest line, in bytes, without its end (the specification).
+const LINE_BYTES_MAX: usize = 2 * 1024 * 1024 - 1;
 
 /// The only version of the format that there is.
 const VERSION: &str = "1";
@@ -49,10 +49,11 @@ pub enum Fault {
     /// The header is of another version.
     #[error("the header says version {0}, and only version {VERSION} is known; get the list in that version")]
     Version(String),
+    /// It stands before the line that ends the header, where it would mean nothing.
+    #[error("it is a rule before the line ---, which ends the header; move it below that line, or remove the line ---")]
+    RuleInHeader,
     /// It is no rule.
-    #[error(
-        "\"{0}\" is no rule; a rule begins with /ipfs/, /ipld/, /ipns/ or //, with + or ! before it where it allows"
-    )]
+    #[error("\"{0}\" is no rule; a rule begins with /ipfs/, /ipld/, /ipns/ or //, with ! before it where it allows")]
     NoRule(String),
     /// A rule's CID is none.
     #[error("{0}; correct or remove the rule")]
@@ -100,7 +101,7 @@ fn split_header(bytes: &[u8]) -> (&[u8], &[u8], usize) {
         let (text, behind) = rest.split_at(length);
         lines += 1;
         if text.trim_ascii_end() == b"---" {
-            return (&bytes[..at], behind.get(1..).unwrap_or_default(), lines);
+            return (bytes.get(..at).unwrap_or_default(), behind.get(1..).unwrap_or_default(), lines);
         }
         at += length + 1;
     }
@@ -111,6 +112,9 @@ fn check_version(header: &[u8]) -> Result<(), ParseError> {
     for (index, text) in header.split(|byte| *byte == b'\n').enumerate() {
         let line = index + 1;
         let text = std::str::from_utf8(text).map_err(|_| ParseError { line, fault: Fault::NotText })?;
+        if text.starts_with(['/', '!']) {
+            return Err(ParseError { line, fault: Fault::RuleInHeader });
+        }
         if let Some(version) = text.strip_prefix("version:") {
             let version = version.split('#').next().unwrap_or_default().trim().trim_matches(['"', '\'']);
             if version != VERSION {
@@ -122,8 +126,7 @@ fn check_version(header: &[u8]) -> Result<(), ParseError> {
 }
 
 fn read_rule(text: &str, take: &mut impl FnMut(Rule)) -> Result<(), Fault> {
-    // A minus allows too, as other readers of the format have it.
-    let unsigned = text.strip_prefix(['+', '!', '-']);
+    let unsigned = text.strip_prefix('!');
     let (allows, text) = (unsigned.is_some(), unsigned.unwrap_or(text));
     let mut rule = |target| take(Rule { allows, target });
     if let Some(double) = text.strip_prefix("//") {
@@ -156,12 +159,12 @@ fn read_rule(text: &str, take: &mut impl FnMut(Rule)) -> Result<(), Fault> {
     }
 }
 
-/// A path without slashes around it, and what else it stands for. The star counts only before the escapes are read.
+/// A path without slashes around it, and what else it stands for. The star counts only before the escapes are read, and a slash before
+/// it is the same as none.
 fn read_path(text: &str) -> Result<(String, PathEnd), Fault> {
-    let (text, end) = match (text.strip_suffix('*'), text.strip_suffix("/*")) {
-        (_, Some(text)) => (text, PathEnd::Below),
-        (Some(text), None) => (text, PathEnd::Prefix),
-        (None, None) => (text, PathEnd::Whole),
+    let (text, end) = match text.strip_suffix('*') {
+        Some(text) => (text, PathEnd::Prefix),
+        None => (text, PathEnd::Whole),
     };
     Ok((unescape(text).ok_or(Fault::Escape)?.trim_matches('/').to_owned(), end))
 }
@@ -172,26 +175,27 @@ fn unescape(text: &str) -> Option<String> {
         rest = behind;
         if *first == b'%' {
             let (digits, behind) = rest.split_at_checked(2)?;
-            bytes.push(nibble(digits[0])? << 4 | nibble(digits[1])?);
+            bytes.push(byte(digits)?);
             rest = behind;
         } else {
-            // Queries are escaped so, and the lists with them.
-            bytes.push(if *first == b'+' { b' ' } else { *first });
+            bytes.push(*first);
         }
     }
     String::from_utf8(bytes).ok()
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+/// The byte of two hexadecimal digits.
+fn byte(digits: &[u8]) -> Option<u8> {
+    let value = |digit: u8| char::from(digit).to_digit(16);
+    let [high, low] = digits else { return None };
+    u8::try_from(value(*high)? << 4 | value(*low)?).ok()
 }
 
 fn hexadecimal(text: &str) -> Option<Multihash<64>> {
     if text.len() != 64 {
         return None;
     }
-    let pairs = text.as_bytes().chunks_exact(2);
-    let digest = pairs.map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?)).collect::<Option<Vec<u8>>>()?;
+    let digest = text.as_bytes().chunks_exact(2).map(byte).collect::<Option<Vec<u8>>>()?;
     Multihash::wrap(SHA2_256, &digest).ok()
 }
 

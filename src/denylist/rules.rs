@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use cid::Cid;
 use cid::multibase::Base;
 use cid::multihash::Multihash;
+use sha2::{Digest, Sha256};
 
 use crate::model::block::HashFunction;
 use crate::model::cids::codec;
@@ -39,8 +40,6 @@ pub enum Target {
 pub enum PathEnd {
     /// Nothing.
     Whole,
-    /// What is below it.
-    Below,
     /// Every path that begins so.
     Prefix,
 }
@@ -88,7 +87,6 @@ impl PathRule {
         let Some(rest) = path.strip_prefix(&self.path) else { return false };
         match self.end {
             PathEnd::Whole => rest.is_empty(),
-            PathEnd::Below => rest.is_empty() || rest.starts_with('/'),
             PathEnd::Prefix => true,
         }
     }
@@ -185,6 +183,5 @@ fn key(hash: &Multihash<64>) -> Key {
     {
         return digest;
     }
-    use sha2::Digest;
-    sha2::Sha256::digest(hash.to_bytes()).into()
+    Sha256::digest(hash.to_bytes()).into()
 }

@@ -50,7 +50,8 @@ fn a_path_rule_concerns_paths_alone() {
     for (rule, denied, others) in [
         ("a/b", &["a/b"][..], &["a", "a/b/c", "a/bc"][..]),
         ("a%20b/", &["a b"], &["a%20b"]),
-        ("a/*", &["a", "a/b"], &["ab"]),
+        ("a/*", &["a", "a/b", "ab"], &["b"]),
+        ("a+b", &["a+b"], &["a b"]),
         ("a*", &["a", "a/b", "ab"], &["b"]),
         ("a%2a", &["a*"], &["a", "ab"]),
     ] {
@@ -83,13 +84,11 @@ fn double_hashes_are_of_base32_or_base58() {
 #[test]
 fn an_allowing_rule_wins_over_double_hashes_and_over_earlier_rules() {
     let (root, double) = (cid(ROOT), sha256_hex(&format!("{ROOT}/")));
-    for sign in ["+", "!", "-"] {
-        assert!(!rules(&format!("{sign}/ipfs/{ROOT}\n//{double}")).denies(&root));
-        assert!(!rules(&format!("/ipfs/{ROOT}\n{sign}/ipfs/{ROOT}")).denies(&root));
-        assert!(rules(&format!("{sign}/ipfs/{ROOT}\n/ipfs/{ROOT}")).denies(&root));
-        let paths = rules(&format!("/ipfs/{ROOT}/a*\n{sign}/ipfs/{ROOT}/ab"));
-        assert!(paths.denies_path(&root, "ac") && !paths.denies_path(&root, "ab"));
-    }
+    assert!(!rules(&format!("!/ipfs/{ROOT}\n//{double}")).denies(&root));
+    assert!(!rules(&format!("/ipfs/{ROOT}\n!/ipfs/{ROOT}")).denies(&root));
+    assert!(rules(&format!("!/ipfs/{ROOT}\n/ipfs/{ROOT}")).denies(&root));
+    let paths = rules(&format!("/ipfs/{ROOT}/a*\n!/ipfs/{ROOT}/ab"));
+    assert!(paths.denies_path(&root, "ac") && !paths.denies_path(&root, "ab"));
 }
 
 #[test]
@@ -101,21 +100,62 @@ fn headers_comments_and_names_are_read() {
     assert_eq!(super::tests::rules("").count(), 0);
 }
 
+/// The example of the specification, with what it says of each rule.
+#[test]
+fn the_rules_of_the_specification_mean_what_it_says() {
+    let denies = |rule: &str, text: &str| rules(rule).denies(&cid(text));
+    let modern = "//QmX9dhRcQcKUw3Ws8485T5a9dtjrSCQaUAHnG4iK9i4ceM";
+    assert!(denies(modern, "bafybeidjwik6im54nrpfg7osdvmx7zojl5oaxqel5cmsz46iuelwf5acja"));
+    assert!(denies(modern, "QmVTF1yEejXd9iMgoRTFDxBv7HAz9kuZcQNBzHrceuK9HR"));
+    let legacy = "//d9d295bde21f422d471a90f2a37ec53049fdf3e5fa3ee2e8f20e10003da429e7";
+    let listed = "bafybeiefwqslmf6zyyrxodaxx4vwqircuxpza5ri45ws3y5a62ypxti42e";
+    assert!(denies(legacy, listed));
+    let path = rules("//3f8b9febd851873b3774b937cce126910699ceac56e72e64b866f8e258d09572");
+    assert!(
+        path.denies_path(&cid(listed), "path")
+            && !path.denies_path(&cid(listed), "path2")
+            && !path.denies(&cid(listed))
+    );
+    let path = rules("//gW813G35CnLsy7gRYYHuf63hrz71U1xoLFDVeV7actx6oX");
+    let root = cid("bafyb4ieqht3b2rssdmc7sjv2cy2gfdilxkfh7623nvndziyqnawkmo266a");
+    assert!(path.denies_path(&root, "path") && !path.denies_path(&root, "path2"));
+    let made = rules("//QmSju6XPmYLG611rmK7rEeCMFVuL6EHpqyvmEU6oGx3GR8");
+    assert!(made.denies_path(&cid("bafybeihrw75yfhdx5qsqgesdnxejtjybscwuclpusvxkuttep6h7pkgmze"), "my/path"));
+
+    let root = "QmUboz9UsQBDeS6Tug1U8jgoFkgYxyYood9NDyVURAY9pK";
+    let blocked = rules(&format!(
+        "/ipfs/{root}/blocked*\n!/ipfs/{root}/blockednot\n!/ipfs/{root}/blocked/not\n!/ipfs/{root}/blocked/exceptions*\n"
+    ));
+    for (path, denied) in [
+        ("blocked", true),
+        ("blocked2", true),
+        ("blockednot", false),
+        ("blocked/not", false),
+        ("blocked/not2", true),
+        ("blocked/exceptions/all", false),
+        ("other", false),
+    ] {
+        assert_eq!(blocked.denies_path(&cid(root), path), denied, "{path}");
+    }
+}
+
 #[test]
 fn what_is_no_rule_is_refused_with_its_line() {
     assert_eq!(fault(b"version: 2\n---\n"), (1, Fault::Version("2".into())));
     assert_eq!(fault(b"version: 1\n---\n\nhello"), (4, Fault::NoRule("hello".into())));
     assert!(matches!(fault(b"/ipfs/hello"), (1, Fault::Cid(_))));
+    assert_eq!(fault(format!("version: 1\n/ipfs/{ROOT}\n---\n").as_bytes()), (2, Fault::RuleInHeader));
     assert_eq!(fault(b"#\n//zz"), (2, Fault::DoubleHash("zz".into())));
     assert_eq!(fault(b"/ipns/"), (1, Fault::NoName));
     assert_eq!(fault(b"\xff"), (1, Fault::NotText));
     assert_eq!(fault(format!("/ipfs/{ROOT}/a%2").as_bytes()), (1, Fault::Escape));
-    let long = 2 * 1024 * 1024;
+    let long = 2 * 1024 * 1024 - 1;
     assert_eq!(fault("#".repeat(long + 1).as_bytes()), (1, Fault::LongLine { bytes: long + 1 }));
     parse("#".repeat(long).as_bytes(), |_| {}).unwrap();
     // A header that is too long is none, so that its lines are no rules.
-    parse(format!("{}\n---\n", "a".repeat(1023)).as_bytes(), |_| {}).unwrap();
-    assert!(matches!(fault(format!("{}\n---\n", "a".repeat(1024)).as_bytes()), (1, Fault::NoRule(_))));
+    let header = |bytes: usize| format!("{}\n---\n", "a".repeat(bytes - 1));
+    parse(header(1024 * 1024).as_bytes(), |_| {}).unwrap();
+    assert!(matches!(fault(header(1024 * 1024 + 1).as_bytes()), (1, Fault::NoRule(_))));
 }
 
 #[test]

@@ -32,15 +32,6 @@ pub use operator::{OwnedPage, OwnedPin, StatusCounts};
 /// What a pin's answers need to know of the node.
 pub trait NetworkView: Send + Sync {
     /// Addresses under which clients reach the node, each with its peer id; at least one.
-    /// A pin as its owner sees it now.
-    pub(super) fn view(&self, record: PinRecord, live: Option<&Live>, delegates: &Arc<[String]>) -> PinView {
-        let mut view = view(record, live, delegates);
-        if view.status == Status::Pinned && self.denylist.denies(&view.record.root) {
-            view.info.insert("denied".into(), DENIED.into());
-        }
-        view
-    }
-
     fn delegates(&self) -> Vec<String>;
 
     /// What an origin is good for.
@@ -536,15 +527,6 @@ mod tests {
     struct NoNetwork;
 
     impl NetworkView for NoNetwork {
-        /// A pin as its owner sees it now.
-        pub(super) fn view(&self, record: PinRecord, live: Option<&Live>, delegates: &Arc<[String]>) -> PinView {
-            let mut view = view(record, live, delegates);
-            if view.status == Status::Pinned && self.denylist.denies(&view.record.root) {
-                view.info.insert("denied".into(), DENIED.into());
-            }
-            view
-        }
-
         fn delegates(&self) -> Vec<String> {
             Vec::new()
         }
