@@ -198,7 +198,7 @@ pub(super) fn decode_chunk(bytes: &[u8]) -> Result<RoaringBitmap, RecordsError> 
 
 /// How many ordinals [`decode_chunk`] finds, from the beginning of the chunk alone.
 ///
-/// In the format of roaring bitmaps (RoaringFormatSpec), that of a bitmap of one container follows on how many containers there are, and
+/// In the format of roaring bitmaps (`RoaringFormatSpec`), that of a bitmap of one container follows on how many containers there are, and
 /// on the container's key. Two cookies tell whether any container has runs.
 pub(super) fn chunk_len(bytes: &[u8]) -> Result<u64, RecordsError> {
     const WITHOUT_RUNS: [u8; 4] = 12_346_u32.to_le_bytes();
