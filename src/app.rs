@@ -208,10 +208,8 @@ impl App {
         for warning in front.warnings() {
             tracing::warn!("{warning}");
         }
-        let address = config.http.listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| AppError::Http { address, source })?;
+        let (listener, bound) = listen(config.http.listen).await?;
         let metrics_listener = listen_for_metrics(config.metrics.listen).await?;
-        let bound = listener.local_addr().map_err(|source| AppError::Http { address, source })?;
         let Node { handle: node, events, task: node_task } =
             Node::start_with(keypair, &config.network, blocks.reader(), denylist.clone()).await?;
 
@@ -421,6 +419,14 @@ async fn open(directory: PathBuf, options: store::Options) -> Result<(Keypair, S
         Ok((keypair, Stores::open(data, &options)?))
     };
     tokio::task::spawn_blocking(open).await.map_err(|_| AppError::Stopping)?
+}
+
+/// The API's listener, and where it is.
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
+    let failed = |source| AppError::Http { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 /// Reads the denylists, which takes a while.

@@ -135,7 +135,9 @@ fn read_rule(text: &str, take: &mut impl FnMut(Rule)) -> Result<(), Fault> {
         if hashes.is_empty() {
             return Err(Fault::DoubleHash(shown(double)));
         }
-        hashes.into_iter().for_each(|hash| rule(Target::Double(hash)));
+        for hash in hashes {
+            rule(Target::Double(hash));
+        }
         return Ok(());
     }
     if let Some(path) = text.strip_prefix("/ipfs/").or_else(|| text.strip_prefix("/ipld/")) {
