@@ -128,14 +128,8 @@ fn ask(home: &Home, command: &str) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_was_acknowledged_is_there_after_any_number_of_crashes() {
-    let from_environment = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let crashes = from_environment("PINNACE_CRASHES").map_or(CRASHES, |crashes| usize::try_from(crashes).unwrap());
-    let seed = from_environment("PINNACE_CRASH_SEED").unwrap_or_else(rand::random);
-    println!("PINNACE_CRASH_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-
+/// What is pinned, and who has it: a provider, one beside an origin that isn't there, or `other`.
+async fn contents(other: &Daemon) -> (Vec<Content>, Vec<Provider>) {
     let dags = [
         Dag::wide("crash, few", 3, 2000),
         Dag::wide("crash, some", 40, 20_000),
@@ -146,8 +140,6 @@ async fn whatever_was_acknowledged_is_there_after_any_number_of_crashes() {
     ];
     let mut contents = Vec::new();
     let mut providers = Vec::new();
-    let other_home = Home::new();
-    let other = other_home.start().await;
     for (number, dag) in dags.into_iter().enumerate() {
         let provider = Provider::start(&dag).await;
         let origins = match number % 3 {
@@ -163,6 +155,20 @@ async fn whatever_was_acknowledged_is_there_after_any_number_of_crashes() {
         contents.push(Content { dag, origins });
         providers.push(provider);
     }
+    (contents, providers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_was_acknowledged_is_there_after_any_number_of_crashes() {
+    let from_environment = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let crashes = from_environment("PINNACE_CRASHES").map_or(CRASHES, |crashes| usize::try_from(crashes).unwrap());
+    let seed = from_environment("PINNACE_CRASH_SEED").unwrap_or_else(rand::random);
+    println!("PINNACE_CRASH_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+
+    let other_home = Home::new();
+    let other = other_home.start().await;
+    let (contents, _providers) = contents(&other).await;
     let contents = Arc::new(contents);
 
     let home = Home::new();
