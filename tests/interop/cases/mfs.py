@@ -14,7 +14,8 @@ _OFTEN = {"MFS_PIN_POLL_INTERVAL": "500ms"}
 
 
 def _enable(kubo: Kubo, service: str, **policy: object) -> None:
-    for key, value in ({"Enable": True, "RepinInterval": "1s"} | policy).items():
+    # At the end: Kubo looks at its files between two of these, and would pin them under another name.
+    for key, value in ({"RepinInterval": "1s"} | policy | {"Enable": True}).items():
         path = f"Pinning.RemoteServices.{service}.Policies.MFS.{key}"
         kubo.run("config", "--json", path, json.dumps(value))
 
