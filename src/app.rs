@@ -20,6 +20,7 @@ pub use crate::auth::FirstStart;
 use crate::auth::{Accounts, AuthError};
 use crate::config::{Config, ConfigError};
 use crate::dag::links::links;
+use crate::denylist::{self, Denylist, DenylistError};
 use crate::fetch::Fetcher;
 use crate::gateway::Gateway;
 #[cfg(unix)]
@@ -70,6 +71,9 @@ pub enum AppError {
     /// `records.redb` failed.
     #[error(transparent)]
     Records(#[from] RecordsError),
+    /// A denylist can't be used.
+    #[error(transparent)]
+    Denylist(#[from] DenylistError),
     /// The node can't start.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -186,8 +190,8 @@ pub struct App {
     verifier: Arc<Verifier>,
     backups: Arc<Backups>,
     /// What begins garbage collections and verifications by itself, removes pins whose time has come, tells webhooks, and keeps
-    /// certificates and accounts up to date.
-    schedules: [JoinHandle<()>; 6],
+    /// certificates, denylists and accounts up to date.
+    schedules: [JoinHandle<()>; 7],
     blocks: BlockStore,
     records: Arc<Records>,
     /// Held to the end: the lock on the data directory goes with it.
@@ -198,24 +202,24 @@ impl App {
     /// Starts the service and returns once all of it is serving.
     pub async fn start(config: Config) -> Result<Self, AppError> {
         let directory = config.data_directory()?;
+        let denylist = read_denylist(config.denylist.clone()).await?;
         let (keypair, Stores { blocks, records, data }) = open(directory, config.store.clone()).await?;
         let front = Front::open(&config.http, &data.acme_path())?;
         for warning in front.warnings() {
             tracing::warn!("{warning}");
         }
-        let address = config.http.listen;
-        let listener = TcpListener::bind(address).await.map_err(|source| AppError::Http { address, source })?;
+        let (listener, bound) = listen(config.http.listen).await?;
         let metrics_listener = listen_for_metrics(config.metrics.listen).await?;
-        let bound = listener.local_addr().map_err(|source| AppError::Http { address, source })?;
         let Node { handle: node, events, task: node_task } =
-            Node::start(keypair, &config.network, blocks.reader()).await?;
+            Node::start_with(keypair, &config.network, blocks.reader(), denylist.clone()).await?;
 
         let accounts = Arc::new(Accounts::open(Arc::clone(&records), &config.auth).await?);
         let first_start = accounts.ensure_admin(&config.auth).await?;
         let (board, changes) = Board::new();
         let in_flight = config.fetch.bytes_in_flight_max.as_u64();
         let gateways = Gateways::new(node.profile().clone(), config.fetch.gateways);
-        let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), gateways, in_flight);
+        let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), gateways, in_flight)
+            .with_denylist(denylist.clone());
         let traffic = fetcher.fetched();
         let runner = Runner::new(
             Arc::clone(&records),
@@ -231,6 +235,7 @@ impl App {
             Verifier::new(blocks.verifier(readable_links), Arc::clone(&records), Arc::clone(&board) as Arc<_>);
         let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(View(node.clone())))
             .with_lifetime(config.pins.lifetime)
+            .with_denylist(denylist.clone())
             .with_webhooks(Caller::new(node.profile().clone()), Retries::default());
         let ready = Ready {
             endpoint: front.endpoint(bound),
@@ -246,6 +251,7 @@ impl App {
         let keep = upkeep::keep(Arc::clone(&garbage), blocks.reader(), store.gc_interval, move || board.removals());
         let schedules = [
             tokio::spawn(front.clone().keep()),
+            tokio::spawn(denylist.clone().keep()),
             tokio::spawn(keep),
             tokio::spawn(pins.clone().run_expiry()),
             tokio::spawn(pins.webhooks().clone().run()),
@@ -265,6 +271,7 @@ impl App {
             verifier: Arc::clone(&verifier),
             backups: Arc::clone(&backups),
             front: front.clone(),
+            denylist,
             process: Arc::new(process),
         };
         let requests = Arc::new(Requests::default());
@@ -414,12 +421,26 @@ async fn open(directory: PathBuf, options: store::Options) -> Result<(Keypair, S
     tokio::task::spawn_blocking(open).await.map_err(|_| AppError::Stopping)?
 }
 
+/// The API's listener, and where it is.
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
+    let failed = |source| AppError::Http { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Reads the denylists, which takes a while.
+async fn read_denylist(options: denylist::Options) -> Result<Denylist, AppError> {
+    let read = tokio::task::spawn_blocking(move || Denylist::open(&options));
+    Ok(read.await.map_err(|_| AppError::Stopping)??)
+}
+
 /// What the API works with: the same as the commands.
 fn api(state: &ControlState, has_gateway: bool, requests: Arc<Requests>) -> AppState {
     AppState {
         accounts: Arc::clone(&state.accounts),
         pins: state.pins.clone(),
-        gateway: has_gateway.then(|| Gateway::new(state.blocks.clone())),
+        gateway: has_gateway.then(|| Gateway::new(state.blocks.clone()).with_denylist(state.denylist.clone())),
         control: Some(state.clone()),
         requests,
     }

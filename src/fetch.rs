@@ -22,6 +22,7 @@ use self::core::{CoreError, FetchCore, Held, TICK};
 pub use self::core::{FetchLimits, FetchProgress, LocalDag};
 pub use self::options::Options;
 use crate::dag::walk::WalkError;
+use crate::denylist::Denylist;
 use crate::model::{Block, Traffic, cids::codec};
 use crate::net::{GatewayAddress, NodeGone, NodeHandle, PeerId, SessionEvent, SessionHandle};
 use crate::retrieval::{GatewaySession, Gateways};
@@ -39,6 +40,12 @@ pub enum FetchError {
     /// The DAG itself can't be fetched whole, whoever has it.
     #[error(transparent)]
     Dag(Box<WalkError>),
+    /// The operator's denylist has a block of the DAG.
+    #[error("the operator's denylist has {cid}")]
+    Denied {
+        /// The block.
+        cid: Cid,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] BlocksError),
@@ -96,6 +103,7 @@ pub struct Fetcher {
     bytes_in_flight_max: u64,
     running: Arc<AtomicU64>,
     fetched: Arc<Traffic>,
+    denylist: Denylist,
 }
 
 impl Fetcher {
@@ -108,7 +116,19 @@ impl Fetcher {
         gateways: Gateways,
         bytes_in_flight_max: u64,
     ) -> Self {
-        Self { reader, writer, node, gateways, bytes_in_flight_max, running: Arc::default(), fetched: Arc::default() }
+        let (running, fetched, denylist) = (Arc::default(), Arc::default(), Denylist::default());
+        Self { reader, writer, node, gateways, bytes_in_flight_max, running, fetched, denylist }
+    }
+
+    /// The same, which makes no DAG local that has a block on this list.
+    #[must_use]
+    pub fn with_denylist(self, denylist: Denylist) -> Self {
+        Self { denylist, ..self }
+    }
+
+    /// Fails if the operator doesn't want this block here.
+    fn check(&self, cid: &Cid) -> Result<(), FetchError> {
+        if self.denylist.denies(cid) { Err(FetchError::Denied { cid: *cid }) } else { Ok(()) }
     }
 
     /// Makes the DAG below `root` local, from `sources` first: those that are there already, and those that come while it
@@ -121,8 +141,11 @@ impl Fetcher {
         limits: FetchLimits,
         progress: &watch::Sender<FetchProgress>,
     ) -> Result<LocalDag, FetchError> {
+        self.check(&root)?;
         let (generation, whole) = self.known(root).await?;
-        if let Some(WholeDag { blocks, bytes }) = whole
+        // With a denylist every block is looked at: what was whole before may have a denied one.
+        if !self.denylist.has_files()
+            && let Some(WholeDag { blocks, bytes }) = whole
             && limits.dag.allow(blocks, bytes)
         {
             return Ok(LocalDag { blocks, bytes });
@@ -217,6 +240,7 @@ impl Run<'_> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if let Some(cids) = self.core.poll_lookup() {
+                cids.iter().try_for_each(|cid| self.fetcher.check(cid))?;
                 let reader = self.fetcher.reader.clone();
                 self.lookup = Some(tokio::task::spawn_blocking(move || look_up(&reader, &cids)));
             }
@@ -300,6 +324,8 @@ impl Run<'_> {
 
     fn handle_event(&mut self, event: SessionEvent) -> Result<(), FetchError> {
         if let SessionEvent::Block { block, .. } = &event {
+            // The list may have changed since it was asked for.
+            self.fetcher.check(block.cid())?;
             self.gateways.forget(block.cid());
             // Before its links are followed: see `Ticket`.
             self.ticket.get_or_insert_with(|| self.fetcher.writer.ticket());

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::car;
 use crate::dag::unixfs::file_bytes;
 use crate::dag::{ByteRange, LinkError, PathError, PathWalk, Resolved, Scope, Selection, SelectionError, Target};
+use crate::denylist::Denylist;
 use crate::model::limits::{
     GATEWAY_ANSWERS_MAX, GATEWAY_PIECE_BYTES, GATEWAY_PIECES_AHEAD_MAX, GATEWAY_READS_RUNNING_MAX,
     GATEWAY_WALK_BYTES_FREE, GATEWAY_WALK_BYTES_MAX, GATEWAY_WALKS_BYTES_MAX,
@@ -30,6 +31,12 @@ pub enum GatewayError {
     Missing {
         /// The block.
         missing: Cid,
+    },
+    /// The operator's denylist has it.
+    #[error("{denied} is on the denylist of this service's operator, and isn't served")]
+    Denied {
+        /// The block, or the path with its root.
+        denied: String,
     },
     /// The path leads nowhere.
     #[error(transparent)]
@@ -107,6 +114,7 @@ pub enum AskedScope {
 #[derive(Debug, Clone)]
 pub struct Gateway {
     reader: BlockReader,
+    denylist: Denylist,
     answers: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     walks: Arc<Semaphore>,
@@ -121,10 +129,17 @@ impl Gateway {
     pub fn new(reader: BlockReader) -> Self {
         Self {
             reader,
+            denylist: Denylist::default(),
             answers: Arc::new(Semaphore::new(GATEWAY_ANSWERS_MAX)),
             reads: Arc::new(Semaphore::new(GATEWAY_READS_RUNNING_MAX)),
             walks: Arc::new(Semaphore::new(GATEWAY_WALKS_BYTES_MAX / WALK_UNIT_BYTES)),
         }
+    }
+
+    /// The same, which serves nothing that is on this list.
+    #[must_use]
+    pub fn with_denylist(self, denylist: Denylist) -> Self {
+        Self { denylist, ..self }
     }
 
     /// A slot for an answer, unless all are taken.
@@ -134,13 +149,23 @@ impl Gateway {
 
     /// Follows a path. All of its blocks are held, and so is the one that it ends at.
     pub async fn resolve(&self, root: Cid, parts: Vec<Vec<u8>>) -> Result<Resolved, GatewayError> {
+        let denylist = self.denylist.clone();
+        if denylist.denies_path(&root, &parts) {
+            let path = String::from_utf8_lossy(&parts.join(&b'/')).into_owned();
+            return Err(GatewayError::Denied { denied: format!("/ipfs/{root}/{path}") });
+        }
         self.read(move |reader| {
+            check(&denylist, &root)?;
             let mut walk = PathWalk::new(root, parts)?;
             while let Some(cid) = walk.wants() {
+                check(&denylist, &cid)?;
                 let data = reader.get(&cid)?.ok_or(GatewayError::Missing { missing: cid })?;
                 walk.add_block(&data)?;
             }
             let resolved = walk.finish();
+            if let Target::Block(cid) = &resolved.end {
+                check(&denylist, cid)?;
+            }
             match resolved.end {
                 Target::Block(cid) if !reader.has(&cid)? => Err(GatewayError::Missing { missing: cid }),
                 _ => Ok(resolved),
@@ -194,6 +219,7 @@ impl Gateway {
         };
         Ok(Car {
             reader: self.reader.clone(),
+            denylist: self.denylist.clone(),
             start: car::header(&[root]).into(),
             selection: Selection::new(&blocks, &end, scope, repeats)?,
             walks: Arc::clone(&self.walks),
@@ -254,6 +280,11 @@ impl Gateway {
     }
 }
 
+/// Fails if the operator doesn't want this block here.
+fn check(denylist: &Denylist, cid: &Cid) -> Result<(), GatewayError> {
+    if denylist.denies(cid) { Err(GatewayError::Denied { denied: cid.to_string() }) } else { Ok(()) }
+}
+
 /// The bytes of a block.
 fn data(reader: &BlockReader, target: &Target) -> Result<Bytes, GatewayError> {
     match target {
@@ -266,6 +297,7 @@ fn data(reader: &BlockReader, target: &Target) -> Result<Bytes, GatewayError> {
 #[derive(Debug)]
 pub struct Car {
     reader: BlockReader,
+    denylist: Denylist,
     /// The header, until it is told.
     start: Bytes,
     selection: Selection,
@@ -300,6 +332,7 @@ impl Car {
     /// The next block with its CID.
     fn next_section(&mut self) -> Result<Option<Vec<u8>>, GatewayError> {
         while let Some(wanted) = self.selection.next() {
+            check(&self.denylist, &wanted.cid)?;
             let missing = GatewayError::Missing { missing: wanted.cid };
             let data = self.reader.get(&wanted.cid)?.ok_or(missing)?;
             self.selection.add_block(&data)?;

@@ -25,6 +25,7 @@ pub mod net;
 pub mod bitswap;
 pub mod car;
 pub mod dag;
+pub mod denylist;
 pub mod store;
 
 pub mod model;

@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["fetch", "gateway", "transfer"],
     &["retrieval"],
     &["auth", "net"],
-    &["bitswap", "car", "dag", "store"],
+    &["bitswap", "car", "dag", "denylist", "store"],
     &["model"],
 ];
 

@@ -60,6 +60,9 @@ fn text(status: &Status, now: Timestamp) -> String {
     let last = verification.finished.as_ref().map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at, now)));
     let running = if verification.running { " (running now)" } else { "" };
     row("verified", format!("{last}{running}"));
+    if let Some(denylist) = &status.denylist {
+        row("denylist", format!("{} rules, read {} ago", denylist.rules, age(&denylist.read, now)));
+    }
     let mut text = format!(
         "pinnace {} has been running for {} as process {}.\n\n",
         clean(&status.version),
@@ -81,7 +84,7 @@ fn text(status: &Status, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::control::{Addresses, PinNumbers, StoreSizes, Verification};
+    use crate::http::control::{Addresses, DenylistState, PinNumbers, StoreSizes, Verification};
 
     #[test]
     fn says_everything_in_aligned_lines() {
@@ -112,6 +115,7 @@ mod tests {
                 running: true,
                 damaged_blocks: 0,
             },
+            denylist: Some(DenylistState { rules: 12, read: "2026-01-31T10:00:00.000Z".to_owned() }),
             warnings: vec!["do this".to_owned()],
         };
         let now = "2026-01-31T12:00:00Z".parse().unwrap();
@@ -130,6 +134,7 @@ pinnace 1.2.3 has been running for 3 h as process 7.
   blocks         5
   on disk        3.0 MiB of blocks, 1.0 KiB of records
   verified       2 d ago (running now)
+  denylist       12 rules, read 2 h ago
 
 warning: do this
 ";

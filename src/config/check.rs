@@ -42,6 +42,9 @@ const DOMAINS_MAX: usize = 20;
 /// Entries of `network.listen` and of `network.external`.
 const ADDRESSES_MAX: usize = 20;
 
+/// Entries of `denylist.files`, each of which is looked at every few seconds.
+const DENYLISTS_MAX: usize = 64;
+
 const DURATION: &str = "a duration of more than 0 and at most ten years, such as \"90s\", \"30m\" or \"24h\"";
 const CACHE: &str = "a size of at least 1MiB, such as \"64MiB\"";
 const BUFFER: &str = "a size of at least 4MiB, such as \"64MiB\"";
@@ -95,6 +98,7 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("pins.depth_max", "a whole number from 1 to 4294967295"),
     ("fetch.bytes_in_flight_max", BUFFER),
     ("fetch.gateways", "true or false"),
+    ("denylist.files", "at most 64 paths in quotes, such as [\"/etc/pinnace/badbits.deny\"]"),
     ("auth.admin_email", TEXT),
     ("auth.admin_password", TEXT),
     ("auth.admin_file", "a path in quotes"),
@@ -123,7 +127,7 @@ pub(super) struct Problem {
 
 /// The first value that can't be used.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let Config { http, network, store, pins, fetch, auth, log, .. } = config;
+    let Config { http, network, store, pins, fetch, denylist, auth, log, .. } = config;
     let size = |size: ByteSize, min: u64| size.as_u64() >= min && usize::try_from(size.as_u64()).is_ok();
     let duration = |duration: Duration| !duration.is_zero() && duration <= DURATION_MAX;
     let days = |days: u32| (1..=TOKEN_DAYS_MAX).contains(&days);
@@ -164,6 +168,7 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
         ("pins.blocks_max", pins.blocks_max >= 1),
         ("pins.depth_max", pins.depth_max >= 1),
         ("fetch.bytes_in_flight_max", size(fetch.bytes_in_flight_max, BUFFER_BYTES_MIN)),
+        ("denylist.files", denylist.files.len() <= DENYLISTS_MAX),
         ("auth.access_token_days", days(auth.access_token_days)),
         ("auth.refresh_token_days", days(auth.refresh_token_days)),
     ];

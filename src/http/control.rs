@@ -29,7 +29,7 @@ pub use frames::{Frame, FrameReader, NoFrame};
 pub use gc::Gc;
 #[cfg(unix)]
 pub use socket::ControlSocket;
-pub use status::{Addresses, PinNumbers, Status, StoreSizes, Verification};
+pub use status::{Addresses, DenylistState, PinNumbers, Status, StoreSizes, Verification};
 pub use verify::{DamagedPin, Verify};
 
 use super::admin::{self, AdminState};
@@ -38,6 +38,7 @@ use super::error::{self, ApiError};
 use super::front::Front;
 use super::router::panicked;
 use crate::auth::Accounts;
+use crate::denylist::Denylist;
 use crate::model::Traffic;
 use crate::net::NodeHandle;
 use crate::net::probe::Prober;
@@ -70,6 +71,8 @@ pub struct ControlState {
     pub verifier: Arc<Verifier>,
     /// What writes backups.
     pub backups: Arc<Backups>,
+    /// What the operator doesn't want here.
+    pub denylist: Denylist,
     /// What stands between the API's socket and its handlers.
     pub front: Front,
     /// What doesn't change while the process runs.

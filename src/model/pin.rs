@@ -85,6 +85,8 @@ pub enum FailureCode {
     TooDeep,
     /// The account has pinned as many bytes as it may.
     Quota,
+    /// The operator's denylist has a block of the DAG.
+    Denied,
     /// The store or its disk had no room for `pins.give_up_after`.
     NoRoom,
 }
@@ -101,6 +103,7 @@ impl FailureCode {
             Self::TooLarge => "too_large",
             Self::TooDeep => "too_deep",
             Self::Quota => "quota",
+            Self::Denied => "denied",
             Self::NoRoom => "no_room",
         }
     }

@@ -32,6 +32,7 @@ use crate::bitswap::serve::{Answer, ReadJob, ReadResult, Server};
 use crate::bitswap::session::Action;
 use crate::bitswap::wants::{SessionId, Wants};
 use crate::bitswap::wire::{Incoming, Presence, WantKind};
+use crate::denylist::Denylist;
 use crate::model::Block;
 use crate::model::limits::{CONNECTIONS_PER_PEER_MAX, NODE_COMMANDS_QUEUED_MAX, WATCHED_ROOTS_MAX};
 use crate::store::blocks::BlockReader;
@@ -92,6 +93,16 @@ pub struct Node {
 impl Node {
     /// Starts a node and waits until it listens on every address.
     pub async fn start(keypair: Keypair, options: &Options, reader: BlockReader) -> Result<Self, NodeError> {
+        Self::start_with(keypair, options, reader, Denylist::default()).await
+    }
+
+    /// The same with a node that serves nothing that is on this list.
+    pub async fn start_with(
+        keypair: Keypair,
+        options: &Options,
+        reader: BlockReader,
+        denylist: Denylist,
+    ) -> Result<Self, NodeError> {
         let interfaces = profile::interfaces().map_err(NodeError::Interfaces)?;
         let profile = profile::resolve(options.profile, &options.external, &interfaces);
         let peer_id = keypair.public().to_peer_id();
@@ -124,6 +135,7 @@ impl Node {
             protected: HashMap::new(),
             watched: HashMap::new(),
             reader,
+            denylist,
             read_sender,
             idle: HashSet::new(),
         };
@@ -233,6 +245,7 @@ struct EventLoop {
     /// How many pins wait for each root.
     watched: HashMap<Cid, usize>,
     reader: BlockReader,
+    denylist: Denylist,
     /// Not bounded by itself: the server gives out a bounded number of jobs.
     read_sender: mpsc::UnboundedSender<(ReadJob, ReadResult)>,
     /// Peers that weren't needed when last looked at.
@@ -282,9 +295,10 @@ impl EventLoop {
     fn pump(&mut self) {
         while let Some(job) = self.server.poll_job() {
             let (reader, results) = (self.reader.clone(), self.read_sender.clone());
+            let denylist = self.denylist.clone();
             let shared = Arc::clone(&self.shared);
             tokio::task::spawn_blocking(move || {
-                let read = std::panic::catch_unwind(AssertUnwindSafe(|| serve::read(&reader, &job)));
+                let read = std::panic::catch_unwind(AssertUnwindSafe(|| serve::read(&reader, &denylist, &job)));
                 // A job that is never answered would keep its place for ever.
                 let result = read.unwrap_or_else(|_| ReadResult {
                     missing: job.wants.iter().map(|(cid, _)| *cid).collect(),

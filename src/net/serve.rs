@@ -2,6 +2,7 @@
 
 use crate::bitswap::serve::{ReadJob, ReadResult};
 use crate::bitswap::wire::WantKind;
+use crate::denylist::Denylist;
 use crate::model::limits::ANSWER_BYTES_TARGET;
 use crate::store::blocks::BlockReader;
 
@@ -9,8 +10,9 @@ use crate::store::blocks::BlockReader;
 /// hardly more than the answer, and saves the round trip.
 const HAVE_REPLACE_BYTES_MAX: u32 = 1024;
 
-/// Carries out a job. What can't be read counts as missing: the peer looks elsewhere, and the log says why.
-pub fn read(reader: &BlockReader, job: &ReadJob) -> ReadResult {
+/// Carries out a job. What can't be read counts as missing: the peer looks elsewhere, and the log says why; what the operator
+/// doesn't want here is missing too.
+pub fn read(reader: &BlockReader, denylist: &Denylist, job: &ReadJob) -> ReadResult {
     let mut result = ReadResult::default();
     let cids: Vec<_> = job.wants.iter().map(|(cid, _)| *cid).collect();
     let sizes = match reader.sizes_many(&cids) {
@@ -23,7 +25,7 @@ pub fn read(reader: &BlockReader, job: &ReadJob) -> ReadResult {
     };
     let (mut wanted, mut bytes) = (Vec::new(), 0usize);
     for ((cid, kind), size) in job.wants.iter().zip(sizes) {
-        match (size, kind) {
+        match (size.filter(|_| !denylist.denies(cid)), kind) {
             (None, _) => result.missing.push(*cid),
             (Some(size), WantKind::Have) if size > HAVE_REPLACE_BYTES_MAX || !job.with_blocks => {
                 result.present.push(*cid);

@@ -370,6 +370,12 @@ impl Runner {
                     self.finish(&record, PinState::Failed(outcome::of_dag(&error)), progress.clone());
                 }
             }
+            Ok(Err(FetchError::Denied { cid })) => {
+                for record in members {
+                    let failure = outcome::of_denied(&record.root, &cid);
+                    self.finish(&record, PinState::Failed(failure), progress.clone());
+                }
+            }
             Ok(Err(FetchError::Stalled { had_provider, gateways })) => {
                 for record in members {
                     let news = job.news.contains(&record.id) && !had_provider;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
+use crate::denylist::Denylist;
 use crate::model::limits::{
     DELEGATES_MAX, LISTS_RUNNING_MAX, LISTS_SCANNING_MAX, META_BYTES_MAX, META_PAIRS_MAX, NAME_CHARS_MAX,
     ORIGIN_BYTES_MAX, ORIGINS_MAX, ORIGINS_SKIPPED_MAX, PAGE_BYTES_MAX, WATCHERS_MAX,
@@ -165,6 +166,7 @@ pub struct PinService {
     /// How long a pin lasts whose client doesn't say; for ever if that is zero.
     lifetime: Duration,
     webhooks: Webhooks,
+    denylist: Denylist,
 }
 
 impl std::fmt::Debug for PinService {
@@ -181,7 +183,14 @@ impl PinService {
         let (lists, scans) = (Arc::new(lists), Arc::new(scans));
         let (alarm, lifetime) = (Arc::default(), Duration::ZERO);
         let webhooks = Webhooks::stopped(Arc::clone(&records));
-        Self { records, board, network, lists, scans, watchers, alarm, lifetime, webhooks }
+        let denylist = Denylist::default();
+        Self { records, board, network, lists, scans, watchers, alarm, lifetime, webhooks, denylist }
+    }
+
+    /// The same, which tells of pins whose roots are on this list.
+    #[must_use]
+    pub fn with_denylist(self, denylist: Denylist) -> Self {
+        Self { denylist, ..self }
     }
 
     /// The same, with pins that go by themselves after `lifetime` unless their clients or their accounts say when; never if it is zero.
@@ -233,7 +242,7 @@ impl PinService {
         // and no pin seems to fall back to `queued`.
         let live = self.board.live(&id);
         match self.records.get(id)? {
-            Some(record) if record.user == user => Ok(view(record, live.as_ref(), &self.delegates())),
+            Some(record) if record.user == user => Ok(self.view(record, live.as_ref(), &self.delegates())),
             _ => Err(PinError::NotFound),
         }
     }
@@ -291,7 +300,7 @@ impl PinService {
                 service.board.announce(PinChange::Removed(record.id)).await;
             }
             let live = service.board.live(&record.id);
-            Ok(view(record, live.as_ref(), &service.delegates()))
+            Ok(service.view(record, live.as_ref(), &service.delegates()))
         })
         .await
     }
@@ -313,7 +322,7 @@ impl PinService {
                     .cloned()
                     .or_else(|| self.board.live(&record.id).filter(|live| !live.is_fetching())),
             };
-            let view = view(record, live.as_ref(), &delegates);
+            let view = self.view(record, live.as_ref(), &delegates);
             bytes += view.text_bytes();
             // None is skipped: the next page begins where this one ends.
             if bytes > PAGE_BYTES_MAX && !pins.is_empty() {
@@ -336,6 +345,15 @@ impl PinService {
             return Ok((record, live));
         }
         Ok((self.records.get(record.id)?.unwrap_or(record), None))
+    }
+
+    /// A pin as its owner sees it now.
+    pub(super) fn view(&self, record: PinRecord, live: Option<&Live>, delegates: &Arc<[String]>) -> PinView {
+        let mut view = view(record, live, delegates);
+        if view.status == Status::Pinned && self.denylist.denies(&view.record.root) {
+            view.info.insert("denied".into(), DENIED.into());
+        }
+        view
     }
 
     fn delegates(&self) -> Arc<[String]> {
@@ -418,6 +436,9 @@ impl PinService {
         (used, skipped)
     }
 }
+
+/// What is told of a pinned pin whose root has come on the list since.
+const DENIED: &str = "the denylist of this service's operator has this CID: its blocks are kept as long as the pin, but the CID isn't served";
 
 /// Why a pin wasn't made, for the client.
 fn refused(refusal: AddRefusal) -> PinError {

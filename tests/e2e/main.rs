@@ -7,6 +7,7 @@
 mod backup;
 mod check;
 mod crashes;
+mod denylist;
 mod gateway;
 mod life;
 mod other_peers;

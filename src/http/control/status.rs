@@ -43,6 +43,10 @@ pub struct Status {
     /// Whether what is stored is what it should be.
     #[serde(default)]
     pub verification: Verification,
+    /// What the operator doesn't want here; absent without a file of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub denylist: Option<DenylistState>,
     /// What the operator should mend: sentences.
     pub warnings: Vec<String>,
 }
@@ -98,6 +102,15 @@ pub struct Verification {
     pub damaged_blocks: u64,
 }
 
+/// What the operator doesn't want here.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DenylistState {
+    /// The rules of all files.
+    pub rules: u64,
+    /// When they were read last, as in RFC 3339.
+    pub read: String,
+}
+
 const LAST_RESORT: &str = "no address of this node is known to be reachable from other machines, so clients get the listen \
 addresses as they are; if others should reach it, start it with --external MULTIADDR, or set the key network.external";
 
@@ -139,6 +152,7 @@ pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiErr
         warnings.push(LAST_RESORT.to_owned());
     }
     warnings.extend(state.front.warnings());
+    warnings.extend(state.denylist.warning());
     warnings.extend(state.blocks.shortage().map(|shortage| shortage.to_string()));
     warnings.extend(damage_warning(scrubbed.quarantined_blocks));
     let text = |path: &PathBuf| path.display().to_string();
@@ -168,6 +182,7 @@ pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiErr
         },
         store,
         verification,
+        denylist: state.denylist.state().map(|(rules, read)| DenylistState { rules, read: format!("{read:.3}") }),
         warnings,
     })
 }

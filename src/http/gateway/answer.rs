@@ -224,6 +224,7 @@ impl From<GatewayError> for Refusal {
             | GatewayError::Path(PathError::Missing { .. } | PathError::Invalid { .. })
             | GatewayError::Selection(SelectionError::Invalid { .. })
             | GatewayError::Invalid { .. } => StatusCode::NOT_FOUND,
+            GatewayError::Denied { .. } => StatusCode::GONE,
             GatewayError::Path(PathError::Value { .. }) => StatusCode::NOT_IMPLEMENTED,
             GatewayError::Path(PathError::TooLong)
             | GatewayError::Selection(SelectionError::Unsupported(_))

@@ -32,6 +32,8 @@ pub(super) struct Snapshot {
     gc_running: bool,
     gc: GcReport,
     verify_running: bool,
+    /// Absent without a denylist.
+    denylist_rules: Option<f64>,
     peers: u64,
     connections: u64,
     started_seconds: f64,
@@ -68,6 +70,7 @@ impl Snapshot {
             gc_running,
             gc,
             verify_running: matches!(state.verifier.state(), Some(VerifyState::Running(..))),
+            denylist_rules: now.denylist.map(|denylist| figure(denylist.rules)),
             peers: now.peers,
             connections: now.connections,
             started_seconds: state.process.started.as_millisecond() as f64 / 1000.0,
@@ -119,6 +122,9 @@ impl Collector for Snapshot {
             self.gc.removed_bytes as f64,
         )?;
         write.flag("verify_running", "Whether the stored blocks are being verified", self.verify_running)?;
+        if let Some(rules) = self.denylist_rules {
+            write.gauge("denylist_rules", "Rules of the denylists in use", None, rules)?;
+        }
         write.gauge("network_peers", "Connected peers", None, self.peers as f64)?;
         write.gauge("network_connections", "Established connections", None, self.connections as f64)?;
         write.gauge("start_time", "When the service was started", Some(&Unit::Seconds), self.started_seconds)?;

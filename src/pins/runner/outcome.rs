@@ -1,5 +1,7 @@
 //! What a try that ended without its DAG means for a pin, in a code and a sentence for its owner.
 
+use cid::Cid;
+
 use crate::dag::walk::WalkError;
 use crate::model::{Failure, FailureCode, PinRecord};
 use crate::pins::board::Progress;
@@ -17,6 +19,15 @@ pub(super) fn of_dag(error: &WalkError) -> Failure {
         WalkError::TooDeep { .. } => FailureCode::TooDeep,
     };
     Failure { code, sentence: error.to_string(), tried: Vec::new() }
+}
+
+/// The failure of a DAG with a block that the operator doesn't want here.
+pub(super) fn of_denied(root: &Cid, cid: &Cid) -> Failure {
+    let what = if root.hash() == cid.hash() { "this CID".to_owned() } else { format!("{cid}, a block of this DAG") };
+    let sentence = format!(
+        "the denylist of this service's operator has {what}, so it is neither fetched nor served here; if that is a mistake, ask the operator"
+    );
+    Failure { code: FailureCode::Denied, sentence, tried: Vec::new() }
 }
 
 /// The failure of a pin for which nobody delivered.

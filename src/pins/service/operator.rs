@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Owner, PinError, PinInput, PinService, PinView, joined, status, view, whole};
+use super::{Owner, PinError, PinInput, PinService, PinView, joined, status, whole};
 use crate::model::limits::ACCOUNT_PINS_REMOVED_AT_ONCE;
 use crate::model::query::Status;
 use crate::model::{PinId, PinRecord, PinState, UserId};
@@ -70,7 +70,7 @@ impl PinService {
             let live = service.board.live(&id);
             let record = service.records.get(id)?.ok_or(PinError::NotFound)?;
             let account = service.account(record.user)?;
-            Ok(OwnedPin { view: view(record, live.as_ref(), &service.delegates()), account })
+            Ok(OwnedPin { view: service.view(record, live.as_ref(), &service.delegates()), account })
         });
         joined(pin.await)
     }
@@ -183,7 +183,7 @@ impl PinService {
                 Some(account) => Option::clone(account),
                 None => accounts.entry(record.user).or_insert(self.account(record.user)?).clone(),
             };
-            page.pins.push(OwnedPin { view: view(record, live.as_ref(), &delegates), account });
+            page.pins.push(OwnedPin { view: self.view(record, live.as_ref(), &delegates), account });
             Ok(true)
         };
         let mut failed: Option<PinError> = None;
