@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from harness import javascript
-from harness.installing import Unavailable
 from harness.runner import NotRun, case
 from harness.world import World
 
@@ -16,17 +15,10 @@ SPECIFICATION_VARIABLE = "PINNING_SPECIFICATION"
 _VERSION_OF_THE_SUITE = "3.0.3"
 
 
-def _packages(world: World) -> javascript.Packages:
-    try:
-        return javascript.install(world.target)
-    except Unavailable as reason:
-        raise NotRun(reason) from reason
-
-
 @case(seconds=400)
 def compliance_suite(world: World) -> str:
     """With our own document in the place of the specification's, so that the two are held against each other."""
-    packages = _packages(world)
+    packages = javascript.install(world.target)
     with world.new_pinnace("pinnace-for-compliance") as pinnace:
         document = pinnace.document() | {"openapi": _VERSION_OF_THE_SUITE}
         specification = pinnace.directory / "specification.json"
@@ -37,7 +29,7 @@ def compliance_suite(world: World) -> str:
 
 @case(seconds=400)
 def compliance_suite_with_the_specification(world: World) -> str:
-    packages = _packages(world)
+    packages = javascript.install(world.target)
     named = os.environ.get(SPECIFICATION_VARIABLE)
     if not named:
         raise NotRun(f"{SPECIFICATION_VARIABLE} names no ipfs-pinning-service.yaml")

@@ -3,9 +3,7 @@
 import os
 
 from harness import schemathesis
-from harness.installing import Unavailable
 from harness.runner import NotRun, case
-from harness.schemathesis import Schemathesis
 from harness.world import World
 
 from .compliance import SPECIFICATION_VARIABLE
@@ -19,16 +17,9 @@ _LAST = "POST /api/auth/logout"
 _RETRY = "POST /api/admin/pins/{id}/retry"
 
 
-def _install(world: World) -> Schemathesis:
-    try:
-        return schemathesis.install(world.target)
-    except Unavailable as reason:
-        raise NotRun(reason) from reason
-
-
 @case(seconds=400)
 def schemathesis_with_our_document(world: World) -> str:
-    tool = _install(world)
+    tool = schemathesis.install(world.target)
     with world.new_pinnace("pinnace-for-schemathesis", PINNACE_AUTH__REGISTRATION="open") as pinnace:
         document = f"{pinnace.gateway}/api/openapi.json"
         described = sum(len(_methods(each)) for each in pinnace.document()["paths"].values())
@@ -58,7 +49,7 @@ def schemathesis_with_the_specification(world: World) -> str:
     named = os.environ.get(SPECIFICATION_VARIABLE)
     if not named:
         raise NotRun(f"{SPECIFICATION_VARIABLE} names no ipfs-pinning-service.yaml")
-    tool = _install(world)
+    tool = schemathesis.install(world.target)
     with world.new_pinnace("pinnace-for-the-specification") as pinnace:
         file = os.path.abspath(named)
         outcome = tool.run(pinnace, file, "specification.toml", f"--url={pinnace.endpoint.rstrip('/')}")

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .installing import Unavailable
 from .processes import tail_since
 from .waiting import at_most
 from .world import World
@@ -56,7 +57,7 @@ def run(each: Case, world: World) -> bool | None:
         with at_most(each.seconds):
             note = each.function(world)
         world.check_alive()
-    except NotRun as reason:
+    except (NotRun, Unavailable) as reason:
         print(f"{each.name:<42} NOT RUN          {reason}", flush=True)
         world.tidy_after_case()
         return None
