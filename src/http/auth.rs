@@ -16,9 +16,9 @@ use super::access::{Authenticated, LoggedIn, Reader, owner};
 use super::admin::accounts::{Account, Pinned, QuotaJson};
 use super::body::{FieldsBody, JsonBody};
 use super::error::ApiError;
-use super::pins::rfc3339;
 use super::tokens::{Kind, Scope};
 use crate::auth::{Role, TokenPair};
+use crate::model::time::rfc3339;
 
 /// Where a request comes from; the server sets it on each.
 #[derive(Debug, Clone, Copy)]

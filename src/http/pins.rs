@@ -8,7 +8,6 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,6 +17,7 @@ use super::body::JsonBody;
 use super::error::ApiError;
 use super::list_query;
 use crate::model::PinId;
+use crate::model::time::rfc3339;
 use crate::pins::{PinInput, PinView};
 
 /// The specification's `Pin`, as clients send it. Absent and `null` are the same, since generated clients differ in
@@ -141,12 +141,6 @@ pub(super) enum Status {
     Pinning,
     Pinned,
     Failed,
-}
-
-/// A time as RFC 3339 in UTC with exactly three decimals, which is what JavaScript's dates hold: a client that pages
-/// by `created` must get back what it sends.
-pub(super) fn rfc3339(milliseconds: i64) -> String {
-    format!("{:.3}", Timestamp::from_millisecond(milliseconds).unwrap_or_default())
 }
 
 /// The `requestid` of the path; what can't be one belongs to no pin.

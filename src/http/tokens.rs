@@ -14,8 +14,8 @@ use super::access::{LoggedIn, Reader, Writer};
 use super::auth::uncached;
 use super::body::JsonBody;
 use super::error::ApiError;
-use super::pins::rfc3339;
 use crate::auth::{NewDeviceToken, Scopes, TokenKind, TokenView};
+use crate::model::time::rfc3339;
 use crate::store::records::TokenId;
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;

@@ -12,8 +12,8 @@ use super::access::LoggedIn;
 use super::auth::uncached;
 use super::body::JsonBody;
 use super::error::ApiError;
-use super::pins::rfc3339;
 use crate::model::UserId;
+use crate::model::time::rfc3339;
 use crate::pins::webhooks::{WebhookView, Webhooks};
 use crate::store::records::Attempt;
 

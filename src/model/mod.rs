@@ -7,6 +7,7 @@ pub mod cids;
 pub mod limits;
 pub mod pin;
 pub mod query;
+pub mod time;
 pub mod traffic;
 
 pub use block::{Block, BlockError};

@@ -11,9 +11,9 @@ use super::AdminState;
 use crate::auth::{AccountChange, AccountView, NewAccount, Quota, Role};
 use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
-use crate::http::pins::rfc3339;
 use crate::model::UserId;
 use crate::model::limits::PAGE_ACCOUNTS_MAX;
+use crate::model::time::rfc3339;
 use crate::store::records::Usage;
 
 /// How much an account may pin; what is absent has no bound.

@@ -13,10 +13,10 @@ use utoipa::ToSchema;
 use super::AdminState;
 use crate::http::body::JsonBody;
 use crate::http::error::ApiError;
-use crate::http::pins::rfc3339;
 use crate::model::PinId;
 use crate::model::limits::PAGE_PINS_MAX;
 use crate::model::query::Status;
+use crate::model::time::rfc3339;
 use crate::pins::{OwnedPin, PinError, PinInput};
 
 /// Pins in one list when the command doesn't say.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
-use jiff::Timestamp;
 use serde::Serialize;
 use sha2::Sha256;
 use uuid::Uuid;
 
 use super::hex;
 use crate::model::PinState;
+use crate::model::time::rfc3339;
 use crate::pins::service::{PinView, view};
 use crate::store::records::NoticeRecord;
 
@@ -68,10 +68,6 @@ pub(super) fn signature(secret: &str, seconds: i64, body: &[u8]) -> String {
     mac.update(format!("{seconds}.").as_bytes());
     mac.update(body);
     format!("t={seconds},v1={}", hex(&mac.finalize().into_bytes()))
-}
-
-fn rfc3339(milliseconds: i64) -> String {
-    format!("{:.3}", Timestamp::from_millisecond(milliseconds).unwrap_or_default())
 }
 
 #[cfg(test)]
