@@ -2,7 +2,7 @@
 //!
 //! Each pin has an *ordinal*: the first pin of an account has 0, each further one the next, and none is given twice, so
 //! that ordinals are dense and in the order of `created`. Each [`Term`] that a pin has (such as "is pinned", or "has this
-//! name") leads to a *posting*, the set of the ordinals of such pins, in chunks of 65,536 ordinals. Chunks that are full of
+//! name") leads to a *posting*, the set of the ordinals of such pins, in [chunks](chunk) of 65,536 ordinals. Chunks that are full of
 //! runs take a few bytes, those of something that one pin alone has take three, and none takes more than 8 KiB.
 //!
 //! Digests fall anywhere, so the terms of new pins wait in the [`front`] until many of an account are written together.
@@ -14,9 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use multihash_codetable::{Code, MultihashDigest};
 use redb::{ReadableTable, Table, WriteTransaction};
-use roaring::RoaringBitmap;
 
 use super::RecordsError;
+use super::chunk;
 use super::front;
 use super::names::{self, NameChange};
 use super::tables::{FRONT, POSTINGS};
@@ -31,14 +31,6 @@ const DIGEST_BYTES: usize = 16;
 
 /// Bits of an ordinal that tell pins of one chunk apart.
 const CHUNK_BITS: u32 = 16;
-
-/// Ordinals that a chunk lists one by one; longer ones are bitmaps.
-const LISTED_MAX: u64 = 8;
-
-/// The first byte of a chunk: ordinals of two bytes each follow.
-const LISTED: u8 = 0;
-/// The first byte of a chunk: a roaring bitmap follows.
-const BITMAP: u8 = 1;
 
 /// The first byte of a term says what kind it is.
 mod kind {
@@ -181,53 +173,6 @@ pub(super) fn split(ordinal: u64) -> Result<(u32, u16), RecordsError> {
 /// The ordinal of [`split`].
 pub(super) fn join(chunk: u32, low: u32) -> u64 {
     u64::from(chunk) << CHUNK_BITS | u64::from(low)
-}
-
-/// The ordinals in a chunk, without the part that they have in common.
-pub(super) fn decode_chunk(bytes: &[u8]) -> Result<RoaringBitmap, RecordsError> {
-    match bytes.split_first() {
-        Some((&LISTED, listed)) => {
-            Ok(listed.as_chunks().0.iter().map(|low| u32::from(u16::from_le_bytes(*low))).collect())
-        }
-        Some((&BITMAP, bitmap)) => {
-            RoaringBitmap::deserialize_from(bitmap).map_err(|error| unreadable(&error.to_string()))
-        }
-        _ => Err(unreadable("a chunk is of an unknown form")),
-    }
-}
-
-/// How many ordinals [`decode_chunk`] finds, from the beginning of the chunk alone.
-///
-/// In the format of roaring bitmaps (`RoaringFormatSpec`), that of a bitmap of one container follows on how many containers there are, and
-/// on the container's key. Two cookies tell whether any container has runs.
-pub(super) fn chunk_len(bytes: &[u8]) -> Result<u64, RecordsError> {
-    const WITHOUT_RUNS: [u8; 4] = 12_346_u32.to_le_bytes();
-    const WITH_RUNS: [u8; 4] = 12_347_u32.to_le_bytes();
-    let len = match bytes {
-        [LISTED, listed @ ..] => Some(listed.len() as u64 / 2),
-        [BITMAP, a, b, c, d, rest @ ..] => match ([*a, *b, *c, *d], rest) {
-            (WITHOUT_RUNS, [1, 0, 0, 0, _, _, low, high, ..]) | (WITH_RUNS, [_, _, _, low, high, ..]) => {
-                Some(u64::from(u16::from_le_bytes([*low, *high])) + 1)
-            }
-            _ => None,
-        },
-        _ => None,
-    };
-    // Whatever else it is, reading all of it tells.
-    len.map_or_else(|| Ok(decode_chunk(bytes)?.len()), Ok)
-}
-
-fn encode_chunk(ordinals: &mut RoaringBitmap) -> Result<Vec<u8>, RecordsError> {
-    if ordinals.len() <= LISTED_MAX {
-        return Ok(std::iter::once(LISTED)
-            .chain(ordinals.iter().flat_map(|low| ((low & 0xffff) as u16).to_le_bytes()))
-            .collect());
-    }
-    ordinals.optimize();
-    let mut bytes = Vec::with_capacity(1 + ordinals.serialized_size());
-    bytes.push(BITMAP);
-    ordinals.serialize_into(&mut bytes).map_err(|error| unreadable(&error.to_string()))?;
-    Ok(bytes)
 }
 
 fn unreadable(reason: &str) -> RecordsError {
@@ -381,12 +326,11 @@ fn write_chunk(
 ) -> Result<(), RecordsError> {
     let old = if let [(low, true)] = toggles {
         // Most terms are new: then there is no look before the write.
-        let [first, second] = low.to_le_bytes();
-        let old = table.insert(key, [LISTED, first, second].as_slice())?;
+        let old = table.insert(key, chunk::of_one(*low).as_slice())?;
         let Some(old) = old else { return Ok(()) };
-        Some(decode_chunk(old.value())?)
+        Some(chunk::decode(old.value())?)
     } else {
-        table.get(key)?.map(|old| decode_chunk(old.value())).transpose()?
+        table.get(key)?.map(|old| chunk::decode(old.value())).transpose()?
     };
     let mut ordinals = old.unwrap_or_default();
     for (low, comes) in toggles {
@@ -400,7 +344,7 @@ fn write_chunk(
     if ordinals.is_empty() {
         table.remove(key)?;
     } else {
-        table.insert(key, encode_chunk(&mut ordinals)?.as_slice())?;
+        table.insert(key, chunk::encode(&mut ordinals)?.as_slice())?;
     }
     Ok(())
 }
@@ -408,23 +352,6 @@ fn write_chunk(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chunks_come_back_and_stay_small() {
-        let listed: RoaringBitmap = [0, 7, 65_535].into_iter().collect();
-        let run: RoaringBitmap = (0..65_536).collect();
-        let scattered: RoaringBitmap = (0..65_536).filter(|low| low % 3 == 0).collect();
-        for (ordinals, bytes_max) in [(RoaringBitmap::new(), 1), (listed, 7), (run, 32), (scattered, 8 * 1024 + 32)] {
-            let bytes = encode_chunk(&mut ordinals.clone()).unwrap();
-            assert!(bytes.len() <= bytes_max, "{} bytes", bytes.len());
-            assert_eq!(decode_chunk(&bytes).unwrap(), ordinals);
-            assert_eq!(chunk_len(&bytes).unwrap(), ordinals.len());
-        }
-        for broken in [&[][..], &[2, 0], &[BITMAP, 1, 2]] {
-            assert!(matches!(decode_chunk(broken), Err(RecordsError::Codec { .. })));
-            assert!(matches!(chunk_len(broken), Err(RecordsError::Codec { .. })));
-        }
-    }
 
     #[test]
     fn no_term_begins_another_one() {

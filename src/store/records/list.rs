@@ -10,6 +10,7 @@ use std::ops::{ControlFlow, RangeInclusive};
 use redb::{AccessGuard, Range, ReadOnlyTable, ReadTransaction};
 use roaring::RoaringBitmap;
 
+use super::chunk;
 use super::front;
 use super::index::{self, State, Term};
 use super::names::{self, Search};
@@ -237,7 +238,7 @@ impl<'a> Source<'a> {
                 for entry in postings.range::<&[u8]>(first.as_slice()..=last.as_slice())? {
                     let (key, ordinals) = entry?;
                     let chunk = index::chunk_of_key(key.value())?;
-                    *found.entry(chunk).or_default() |= index::decode_chunk(ordinals.value())?;
+                    *found.entry(chunk).or_default() |= chunk::decode(ordinals.value())?;
                 }
             }
         }
@@ -264,6 +265,18 @@ impl<'a> Source<'a> {
             }
         }
         Ok(all.unwrap_or_default())
+    }
+
+    /// A stored chunk that is all that it has there, if there is one.
+    fn stored(&self, chunk: u32) -> Option<&[u8]> {
+        if self.found.contains_key(&chunk) {
+            return None;
+        }
+        let mut standing = self.cursors.iter().filter_map(|cursor| cursor.stored(chunk).map(|bytes| (cursor, bytes)));
+        match (standing.next(), standing.next()) {
+            (Some((Cursor { mask: Mask::Nothing, .. }, bytes)), None) => Some(bytes),
+            _ => None,
+        }
     }
 
     /// How many ordinals it has in a chunk: a pin has one state, one content and one name, so no two postings share one, and what is in
@@ -299,6 +312,11 @@ fn common_ordinals(sources: &[Source<'_>], chunk: u32) -> Result<RoaringBitmap, 
 fn common_count(sources: &[Source<'_>], chunk: u32) -> Result<u64, RecordsError> {
     if let [source] = sources {
         return source.count(chunk);
+    }
+    if let [first, second] = sources
+        && let (Some(first), Some(second)) = (first.stored(chunk), second.stored(chunk))
+    {
+        return chunk::common_len(first, second);
     }
     let mut all = all_ordinals(sources, chunk)?;
     // The last step needs no result of its own.
@@ -368,18 +386,23 @@ impl<'a> Cursor<'a> {
         Ok(self.head.as_ref().map(|(chunk, _)| *chunk))
     }
 
+    /// The chunk of the posting, if it stands there.
+    fn stored(&self, chunk: u32) -> Option<&[u8]> {
+        self.head.as_ref().filter(|(head, _)| *head == chunk).map(|(_, bytes)| bytes.value())
+    }
+
     /// How much the posting has in a chunk.
     fn count(&self, chunk: u32) -> Result<u64, RecordsError> {
-        match (&self.mask, &self.head) {
-            (Mask::Nothing, Some((head, bytes))) if *head == chunk => index::chunk_len(bytes.value()),
+        match (&self.mask, self.stored(chunk)) {
+            (Mask::Nothing, Some(bytes)) => chunk::len(bytes),
             _ => Ok(self.ordinals(chunk)?.map_or(0, |ordinals| ordinals.len())),
         }
     }
 
     /// What the posting has in a chunk, if it stands there.
     fn ordinals(&self, chunk: u32) -> Result<Option<RoaringBitmap>, RecordsError> {
-        let Some((_, bytes)) = self.head.as_ref().filter(|(head, _)| *head == chunk) else { return Ok(None) };
-        let mut ordinals = index::decode_chunk(bytes.value())?;
+        let Some(bytes) = self.stored(chunk) else { return Ok(None) };
+        let mut ordinals = chunk::decode(bytes)?;
         match &self.mask {
             Mask::Nothing => {}
             Mask::Only(chunks) => match chunks.get(&chunk) {

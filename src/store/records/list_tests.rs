@@ -205,7 +205,7 @@ pub(super) fn index_of(records: &Records) -> BTreeSet<String> {
     each!(POSTINGS, |key, value| {
         let chunk = index::chunk_of_key(key).unwrap();
         let term = &key[..key.len() - 4];
-        let ordinals = index::decode_chunk(value).unwrap();
+        let ordinals = chunk::decode(value).unwrap();
         ordinals.into_iter().map(|low| format!("term {term:?} {}", index::join(chunk, low))).collect::<Vec<_>>()
     });
     each!(FRONT, |key, value| front::terms(value).map(|term| {

@@ -4,6 +4,7 @@
 //! module only makes sure that each change is whole, in one commit, and answered after it.
 
 mod account;
+mod chunk;
 mod copy;
 mod finish;
 mod front;

@@ -156,6 +156,15 @@ impl Records {
         Ok(roots)
     }
 
+    /// The roots of pins that are whole, among at most `max` pins in the order of their ids, from the one after `after` on; and the last of
+    /// those pins, `None` after the end.
+    pub fn whole_roots(&self, after: Option<PinId>, max: usize) -> Result<(Vec<Cid>, Option<PinId>), RecordsError> {
+        let page = self.pins(after, max)?;
+        let last = page.last().map(|record| record.id);
+        let is_whole = |record: &PinRecord| matches!(record.state, PinState::Pinned { .. });
+        Ok((page.iter().filter(|record| is_whole(record)).map(|record| record.root).collect(), last))
+    }
+
     /// At most `max` pins of all accounts in the order of their ids, from the one after `after` on.
     pub fn pins(&self, after: Option<PinId>, max: usize) -> Result<Vec<PinRecord>, RecordsError> {
         let pins = self.read()?.open_table(PINS)?;
