@@ -36,6 +36,7 @@ use crate::pins::board::Board;
 use crate::pins::runner::{Quotas, Runner, RunnerError, RunnerTask};
 use crate::pins::webhooks::Retries;
 use crate::pins::{NetworkView, OriginUse, PinService};
+use crate::provide::{Provider, ProviderTask};
 use crate::retrieval::Gateways;
 use crate::retrieval::post::Caller;
 use crate::store::backup::Backups;
@@ -183,6 +184,7 @@ pub struct App {
     metrics: Option<Server>,
     accounts: Arc<Accounts>,
     runner: RunnerTask,
+    provider: ProviderTask,
     node: NodeHandle,
     /// Gone when its end was told.
     node_task: Option<JoinHandle<()>>,
@@ -216,11 +218,9 @@ impl App {
         let accounts = Arc::new(Accounts::open(Arc::clone(&records), &config.auth).await?);
         let first_start = accounts.ensure_admin(&config.auth).await?;
         let (board, changes) = Board::new();
-        let in_flight = config.fetch.bytes_in_flight_max.as_u64();
-        let gateways = Gateways::new(node.profile().clone(), config.fetch.gateways);
-        let fetcher = Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), gateways, in_flight)
-            .with_denylist(denylist.clone());
+        let fetcher = fetcher(&config, &blocks, &node, &denylist);
         let traffic = fetcher.fetched();
+        let (provider, provider_task) = provider(&config, &blocks, &records, &node, &denylist, &data);
         let runner = Runner::new(
             Arc::clone(&records),
             Arc::clone(&board),
@@ -230,9 +230,9 @@ impl App {
             blocks.shortage(),
             config.pins.clone(),
         )
+        .with_provider(provider.clone())
         .spawn(changes, events);
-        let verifier =
-            Verifier::new(blocks.verifier(readable_links), Arc::clone(&records), Arc::clone(&board) as Arc<_>);
+        let verifier = verifier(&blocks, &records, &board);
         let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(View(node.clone())))
             .with_lifetime(config.pins.lifetime)
             .with_denylist(denylist.clone())
@@ -272,6 +272,7 @@ impl App {
             backups: Arc::clone(&backups),
             front: front.clone(),
             denylist,
+            provider,
             process: Arc::new(process),
         };
         let requests = Arc::new(Requests::default());
@@ -290,6 +291,7 @@ impl App {
             metrics,
             accounts,
             runner,
+            provider: provider_task,
             node,
             node_task,
             garbage,
@@ -348,8 +350,13 @@ impl App {
         if let Err(error) = self.accounts.write_last_used().await {
             tracing::warn!(%error, "when tokens were last used can't be written down");
         }
-        let ((), (), (), runner) =
-            tokio::join!(self.garbage.stop(), self.verifier.stop(), self.backups.stop(), self.runner.stop());
+        let ((), (), (), (), runner) = tokio::join!(
+            self.garbage.stop(),
+            self.verifier.stop(),
+            self.backups.stop(),
+            self.provider.stop(),
+            self.runner.stop()
+        );
         self.node.stop().await;
         if let Some(node_task) = self.node_task {
             let _ = node_task.await;
@@ -363,6 +370,28 @@ impl App {
         .map_err(|_| AppError::Stopping)?;
         Ok(runner?)
     }
+}
+
+fn verifier(blocks: &BlockStore, records: &Arc<Records>, board: &Arc<Board>) -> Arc<Verifier> {
+    Verifier::new(blocks.verifier(readable_links), Arc::clone(records), Arc::clone(board) as Arc<_>)
+}
+
+fn fetcher(config: &Config, blocks: &BlockStore, node: &NodeHandle, denylist: &Denylist) -> Fetcher {
+    let in_flight = config.fetch.bytes_in_flight_max.as_u64();
+    let gateways = Gateways::new(node.profile().clone(), config.fetch.gateways);
+    Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), gateways, in_flight).with_denylist(denylist.clone())
+}
+
+fn provider(
+    config: &Config,
+    blocks: &BlockStore,
+    records: &Arc<Records>,
+    node: &NodeHandle,
+    denylist: &Denylist,
+    data: &DataDir,
+) -> (Provider, ProviderTask) {
+    let (node, records, denylist) = (node.clone(), Arc::clone(records), denylist.clone());
+    Provider::start(config.provide, node, blocks.reader(), records, denylist, data.provided_path())
 }
 
 /// How often the times are written down at which tokens were last used.

@@ -13,6 +13,8 @@ pub mod http;
 
 pub mod pins;
 
+pub mod provide;
+
 pub mod fetch;
 pub mod gateway;
 pub mod transfer;

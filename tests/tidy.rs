@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["http"],
     &["pins"],
+    &["provide"],
     &["fetch", "gateway", "transfer"],
     &["retrieval"],
     &["auth", "net"],
@@ -30,6 +31,7 @@ const TELEMETRY_USERS: &[&str] = &["main", "cli", "app", "config", TELEMETRY];
 /// Each heavy library and the one module that may name it.
 const LIBRARIES: &[(&str, &str)] = &[
     ("libp2p", "net"),
+    ("libp2p_stream", "net"),
     ("axum", "http"),
     ("redb", "store"),
     ("clap", "cli"),

@@ -8,6 +8,7 @@ use cid::{Cid, Version};
 
 use crate::model::block::CidPrefix;
 use crate::model::limits::{CID_BYTES_MAX, WANTLIST_ENTRIES_MAX};
+use crate::model::protobuf::{put_bytes, put_number, put_varint, varint_len};
 use crate::model::{Block, block::IDENTITY_HASH, cids};
 
 /// Blocks in one message: 4 MiB of blocks of 128 bytes.
@@ -309,31 +310,6 @@ fn decode_prefix(data: Bytes) -> Option<CidPrefix> {
     (fields.data.is_empty() && hash != IDENTITY_HASH).then_some(CidPrefix { version, codec, hash, digest_bytes })
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push((value & 0x7f) as u8);
-}
-
-fn varint_len(value: u64) -> usize {
-    (70 - (value | 1).leading_zeros() as usize) / 7
-}
-
-fn put_bytes(out: &mut Vec<u8>, field: u8, data: &[u8]) {
-    out.push(field << 3 | 2);
-    put_varint(out, data.len() as u64);
-    out.extend_from_slice(data);
-}
-
-fn put_number(out: &mut Vec<u8>, field: u8, value: u64) {
-    if value != 0 {
-        out.push(field << 3);
-        put_varint(out, value);
-    }
-}
-
 fn cid_prefix(cid: &Cid) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(8);
     put_varint(&mut prefix, cid.version().into());
@@ -587,13 +563,6 @@ mod tests {
         #[test]
         fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = decode(Bytes::from(body));
-        }
-
-        #[test]
-        fn varint_lengths_agree(value in any::<u64>()) {
-            let mut out = Vec::new();
-            put_varint(&mut out, value);
-            prop_assert_eq!(out.len(), varint_len(value));
         }
     }
 }

@@ -10,6 +10,7 @@ mod gc;
 mod open_files;
 mod output;
 mod pin;
+mod provide;
 mod secret;
 mod serve;
 mod signals;
@@ -53,6 +54,9 @@ enum Command {
     Status(status::Arguments),
     /// Look whether others can fetch a CID: dial the own addresses as a stranger would, and ask for the root at each
     Check(check::Arguments),
+    /// Look how telling the DHT what is here goes
+    #[command(subcommand)]
+    Provide(provide::Command),
     /// Remove the blocks that no pin needs any longer, and give their space back
     Gc(gc::Arguments),
     /// Check every block against its hash, and name the pins that need damaged ones; with --repair, have those fetched
@@ -174,6 +178,7 @@ pub fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Provide(command) => provide::run(&command),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),

@@ -77,7 +77,11 @@ pub(super) fn table(rows: &[Vec<String>]) -> Vec<String> {
 /// How long ago a time (as in RFC 3339) was, in its largest unit.
 pub(super) fn age(time: &str, now: Timestamp) -> String {
     let Ok(time) = time.parse::<Timestamp>() else { return "?".to_owned() };
-    let seconds = now.duration_since(time).as_secs().max(0);
+    duration(now.duration_since(time).as_secs().max(0).unsigned_abs())
+}
+
+/// So many seconds, about.
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),

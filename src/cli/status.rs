@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::CliError;
 use super::client::{ControlError, ProcessArguments};
 use super::output::{age, clean, print, print_json, table};
+use super::provide;
 use crate::http::control::Status;
 
 /// Flags of `pinnace status`.
@@ -43,6 +44,16 @@ fn text(status: &Status, now: Timestamp) -> String {
         }
     }
     row("peers", format!("{} ({} connections)", status.peers, status.connections));
+    if let Some(peering) = &status.peering {
+        row("peering", format!("{} of {} connected", peering.connected, peering.peers));
+    }
+    if let Some(dht) = &status.dht {
+        let part = if dht.server { "a server of it" } else { "only asking" };
+        row("DHT", format!("{part}, {} other servers known", dht.servers));
+    }
+    if let Some(provide) = &status.provide {
+        row("providing", provide::summary(provide));
+    }
     row(
         "pins",
         format!("{} queued, {} pinning, {} pinned, {} failed", pins.queued, pins.pinning, pins.pinned, pins.failed),
@@ -84,7 +95,9 @@ fn text(status: &Status, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::control::{Addresses, DenylistState, PinNumbers, StoreSizes, Verification};
+    use crate::http::control::{
+        Addresses, DenylistState, DhtState, PeeringState, PinNumbers, StoreSizes, Verification,
+    };
 
     #[test]
     fn says_everything_in_aligned_lines() {
@@ -103,6 +116,9 @@ mod tests {
             },
             peers: 2,
             connections: 3,
+            peering: Some(PeeringState { connected: 1, peers: 2 }),
+            dht: Some(DhtState { server: true, servers: 100, records: 0 }),
+            provide: None,
             pins: PinNumbers { queued: 1, pinning: 2, pinned: 30, failed: 4 },
             store: StoreSizes {
                 blocks: 5,
@@ -130,6 +146,8 @@ pinnace 1.2.3 has been running for 3 h as process 7.
   listening      /ip4/127.0.0.1/tcp/1
                  /ip4/10.0.0.1/tcp/1
   peers          2 (3 connections)
+  peering        1 of 2 connected
+  DHT            a server of it, 100 other servers known
   pins           1 queued, 2 pinning, 30 pinned, 4 failed
   blocks         5
   on disk        3.0 MiB of blocks, 1.0 KiB of records

@@ -1,6 +1,7 @@
 //! What each key takes, and the ranges that the types can't say.
 
 use std::error::Error;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -42,8 +43,14 @@ const DOMAINS_MAX: usize = 20;
 /// Entries of `network.listen` and of `network.external`.
 const ADDRESSES_MAX: usize = 20;
 
+/// Entries of `network.peering`.
+const PEERING_MAX: usize = 100;
+
 /// Entries of `denylist.files`, each of which is looked at every few seconds.
 const DENYLISTS_MAX: usize = 64;
+
+/// The intervals in which everything can be provided: servers keep records for 48 h.
+const PROVIDE_INTERVALS: RangeInclusive<Duration> = Duration::from_mins(10)..=Duration::from_hours(40);
 
 const DURATION: &str = "a duration of more than 0 and at most ten years, such as \"90s\", \"30m\" or \"24h\"";
 const CACHE: &str = "a size of at least 1MiB, such as \"64MiB\"";
@@ -77,6 +84,15 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
         "at most 20 multiaddrs that others can dial, such as \"/ip4/ADDRESS/tcp/4001\" or \"/dns4/NAME/udp/4001/quic-v1\"",
     ),
     ("network.profile", "\"auto\", \"public\" or \"lan\""),
+    ("network.dht", "\"auto\", \"on\" or \"off\""),
+    (
+        "network.bootstrap",
+        "at most 20 multiaddrs that end in a peer's id, such as \"/dnsaddr/bootstrap.libp2p.io/p2p/PEER-ID\"",
+    ),
+    (
+        "network.peering",
+        "at most 100 multiaddrs that end in a peer's id, such as \"/dns4/peer.example.org/tcp/4001/p2p/PEER-ID\"",
+    ),
     ("network.connections_max", "a whole number from 1 to 4294967295"),
     ("store.blocks_cache", CACHE),
     ("store.records_cache", CACHE),
@@ -98,6 +114,8 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("pins.depth_max", "a whole number from 1 to 4294967295"),
     ("fetch.bytes_in_flight_max", BUFFER),
     ("fetch.gateways", "true or false"),
+    ("provide.strategy", "\"all\", \"entities\", \"roots\" or \"off\""),
+    ("provide.interval", "a duration from \"10m\" to \"40h\", such as \"22h\""),
     ("denylist.files", "at most 64 paths in quotes, such as [\"/etc/pinnace/badbits.deny\"]"),
     ("auth.admin_email", TEXT),
     ("auth.admin_password", TEXT),
@@ -127,7 +145,7 @@ pub(super) struct Problem {
 
 /// The first value that can't be used.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let Config { http, network, store, pins, fetch, denylist, auth, log, .. } = config;
+    let Config { http, network, store, pins, fetch, provide, denylist, auth, log, .. } = config;
     let size = |size: ByteSize, min: u64| size.as_u64() >= min && usize::try_from(size.as_u64()).is_ok();
     let duration = |duration: Duration| !duration.is_zero() && duration <= DURATION_MAX;
     let days = |days: u32| (1..=TOKEN_DAYS_MAX).contains(&days);
@@ -152,6 +170,16 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
             "network.external",
             network.external.len() <= ADDRESSES_MAX && network.external.iter().all(address::names_a_host),
         ),
+        (
+            "network.bootstrap",
+            network.bootstrap.len() <= ADDRESSES_MAX
+                && network.bootstrap.iter().all(|address| address::peer(address).is_some()),
+        ),
+        (
+            "network.peering",
+            network.peering.len() <= PEERING_MAX
+                && network.peering.iter().all(|address| address::peer(address).is_some()),
+        ),
         ("network.connections_max", network.connections_max >= 1),
         ("store.blocks_cache", size(store.blocks_cache, CACHE_BYTES_MIN)),
         ("store.records_cache", size(store.records_cache, CACHE_BYTES_MIN)),
@@ -168,6 +196,7 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
         ("pins.blocks_max", pins.blocks_max >= 1),
         ("pins.depth_max", pins.depth_max >= 1),
         ("fetch.bytes_in_flight_max", size(fetch.bytes_in_flight_max, BUFFER_BYTES_MIN)),
+        ("provide.interval", PROVIDE_INTERVALS.contains(&provide.interval)),
         ("denylist.files", denylist.files.len() <= DENYLISTS_MAX),
         ("auth.access_token_days", days(auth.access_token_days)),
         ("auth.refresh_token_days", days(auth.refresh_token_days)),

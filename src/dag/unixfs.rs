@@ -170,6 +170,11 @@ pub fn file_bytes(codec: u64, data: &[u8]) -> Result<Option<u64>, LinkError> {
     }))
 }
 
+/// Whether a block is a file, or a piece of one: what is below it is of interest only together.
+pub(super) fn is_file(codec: u64, data: &[u8]) -> bool {
+    matches!(read(codec, data), Ok(Some(Unixfs { kind: Kind::File, .. })))
+}
+
 /// Hands out the links of a dag-pb node.
 pub(super) fn each_link<'a>(
     data: &'a [u8],

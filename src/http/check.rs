@@ -12,7 +12,7 @@ use cid::Cid;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use self::verdict::Facts;
+use self::verdict::{Facts, Record};
 use super::AppState;
 use super::access::Reader;
 use super::control::ControlState;
@@ -22,9 +22,13 @@ use crate::bitswap::wire::Protocol;
 use crate::model::block::{IDENTITY_HASH, check_hash};
 use crate::model::query::{Query, Status};
 use crate::model::{ContentKey, cids};
+use crate::net::ProviderNews;
 use crate::net::probe::{self, Probe, Prober, Unreached};
 use crate::pins::PinView;
 use crate::pins::service::PinPage;
+
+/// How long our record is looked for in the DHT; dialling takes about as long.
+const RECORD_MAX: Duration = Duration::from_secs(14);
 
 /// Accounts among whose pins that of a CID is looked for, the first that were made.
 const ACCOUNTS_SEARCHED_MAX: usize = 256;
@@ -259,7 +263,7 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// Check whether others can fetch a pin
 ///
-/// Dials the service's own addresses as a stranger would, and asks for the root at each. It takes 15 seconds at most; two
+/// Dials the service's own addresses as a stranger would, asks for the root at each, and looks in the DHT whether it knows of it. It takes 15 seconds at most; two
 /// checks run at the same time, and further ones are told to come back.
 #[utoipa::path(get, path = "/{requestid}/check", operation_id = "check_pin", tag = "pins", security(("bearer" = [])),
     params(("requestid" = String, Path, description = "the `requestid` of the pin")),
@@ -292,11 +296,14 @@ pub(super) async fn of_cid(
 
 async fn check(state: &ControlState, cid: String, root: Cid, pin: Option<CheckedPin>) -> Result<Check, ApiError> {
     let held = held(state, root, pin.as_ref()).await?;
-    let addresses: Vec<CheckedAddress> = match held {
-        Held::Inline => Vec::new(),
-        _ => look(&state.prober, root).await?,
+    let (addresses, record): (Vec<CheckedAddress>, _) = match held {
+        Held::Inline => (Vec::new(), Record::Pointless),
+        _ => {
+            let (addresses, record) = tokio::join!(look(&state.prober, root), look_for_record(state, root));
+            (addresses?, record)
+        }
     };
-    let facts = Facts { held, pin: pin.as_ref(), addresses: &addresses };
+    let facts = Facts { held, pin: pin.as_ref(), record: &record, addresses: &addresses };
     Ok(Check {
         verdict: facts.verdict(),
         fetchable: held == Held::Inline || addresses.iter().any(|address| address.root_verified),
@@ -307,6 +314,25 @@ async fn check(state: &ControlState, cid: String, root: Cid, pin: Option<Checked
         pin,
         addresses,
     })
+}
+
+/// Asks the DHT whether it knows that we have something.
+async fn look_for_record(state: &ControlState, root: Cid) -> Record {
+    if !state.node.has_dht() {
+        return Record::NoDht;
+    }
+    let looking = async {
+        let Ok(mut news) = state.node.find_providers(root).await else { return Record::Unanswered };
+        loop {
+            match news.recv().await {
+                Some(ProviderNews::Found(peer)) if peer == state.node.peer_id() => return Record::Found,
+                Some(ProviderNews::Found(_)) => {}
+                Some(ProviderNews::Ended { servers: 0, .. }) | None => return Record::Unanswered,
+                Some(ProviderNews::Ended { servers, .. }) => return Record::Missing { servers },
+            }
+        }
+    };
+    tokio::time::timeout(RECORD_MAX, looking).await.unwrap_or(Record::Unanswered)
 }
 
 async fn look(prober: &Prober, root: Cid) -> Result<Vec<CheckedAddress>, ApiError> {

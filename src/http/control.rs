@@ -29,7 +29,7 @@ pub use frames::{Frame, FrameReader, NoFrame};
 pub use gc::Gc;
 #[cfg(unix)]
 pub use socket::ControlSocket;
-pub use status::{Addresses, DenylistState, PinNumbers, Status, StoreSizes, Verification};
+pub use status::{Addresses, DenylistState, DhtState, PeeringState, PinNumbers, Status, StoreSizes, Verification};
 pub use verify::{DamagedPin, Verify};
 
 use super::admin::{self, AdminState};
@@ -43,6 +43,7 @@ use crate::model::Traffic;
 use crate::net::NodeHandle;
 use crate::net::probe::Prober;
 use crate::pins::PinService;
+use crate::provide::Provider;
 use crate::store::backup::Backups;
 use crate::store::blocks::{BlockReader, BlockWriter};
 use crate::store::gc::GarbageCollector;
@@ -73,6 +74,8 @@ pub struct ControlState {
     pub backups: Arc<Backups>,
     /// What the operator doesn't want here.
     pub denylist: Denylist,
+    /// What tells the DHT what we have.
+    pub provider: Provider,
     /// What stands between the API's socket and its handlers.
     pub front: Front,
     /// What doesn't change while the process runs.

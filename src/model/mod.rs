@@ -6,6 +6,7 @@ pub mod block;
 pub mod cids;
 pub mod limits;
 pub mod pin;
+pub mod protobuf;
 pub mod query;
 pub mod time;
 pub mod traffic;

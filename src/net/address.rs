@@ -251,6 +251,14 @@ fn first_is_ip(address: &Multiaddr) -> bool {
     matches!(address.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)))
 }
 
+/// The peer that an address ends in, as `/p2p/PEER-ID`.
+pub fn peer(address: &Multiaddr) -> Option<PeerId> {
+    match address.iter().last() {
+        Some(Protocol::P2p(peer)) => Some(peer),
+        _ => None,
+    }
+}
+
 /// The address without the peer at its end.
 pub fn without_peer(address: &Multiaddr) -> Multiaddr {
     let mut bare = address.clone();

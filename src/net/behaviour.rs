@@ -1,4 +1,4 @@
-//! Everything the node speaks: Bitswap, identify and ping, within connection limits.
+//! Everything the node speaks: Bitswap, the DHT, identify and ping, within connection limits.
 //!
 //! The Bitswap behaviour only carries messages: it knows which connection of a peer takes them and which are
 //! unanswered when a connection ends. What they say is decided in `bitswap`.
@@ -8,12 +8,14 @@ use std::task::{Context, Poll, Waker};
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{
     ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping};
 
+use super::dht::Kademlia;
 use super::handler::{FromHandler, Handler, Lane, ToHandler};
 use crate::bitswap::wire::{Incoming, Outgoing, Protocol};
 
@@ -28,6 +30,10 @@ pub struct Behaviour {
     pub ping: ping::Behaviour,
     /// Blocks.
     pub bitswap: Bitswap,
+    /// Our part in the DHT, unless it is off.
+    pub dht: Toggle<Kademlia>,
+    /// Streams to DHT servers that are told what we have.
+    pub streams: libp2p_stream::Behaviour,
 }
 
 /// What the Bitswap behaviour reports.

@@ -7,12 +7,18 @@ use cid::Cid;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::address;
+use super::dht::announce::AnnounceError;
+use super::dht::{DhtStatus, ProviderNews, Server};
 use super::profile::{self, Profile};
 use super::session::{SessionEvent, SessionHandle};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::session::Action;
 use crate::bitswap::wants::SessionId;
 use crate::model::{Block, Traffic};
+
+/// News of one look-up that wait; providers beyond are left out, as there are enough.
+const PROVIDER_NEWS_QUEUED_MAX: usize = 64;
 
 /// The node has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +39,10 @@ pub(super) enum Command {
     Stored(Vec<Cid>),
     Watch(Cid),
     Unwatch(Cid),
+    FindProviders(Cid, mpsc::Sender<ProviderNews>),
+    FindServers(Vec<u8>, oneshot::Sender<Vec<Server>>),
+    Announce(Server, Arc<[Vec<u8>]>, oneshot::Sender<Result<u64, AnnounceError>>),
+    NumberOf(PeerId, oneshot::Sender<Option<PeerNumber>>),
     Status(oneshot::Sender<NodeStatus>),
     Stop,
 }
@@ -57,6 +67,10 @@ pub struct NodeStatus {
     pub peers: usize,
     /// Established connections.
     pub connections: u32,
+    /// Our part in the DHT, unless it is off.
+    pub dht: Option<DhtStatus>,
+    /// How many of the peers that are to be kept connected are, and how many there are.
+    pub peering: (usize, usize),
 }
 
 /// What both sides read.
@@ -68,6 +82,16 @@ pub(super) struct Shared {
     pub(super) listening: RwLock<Vec<Multiaddr>>,
     pub(super) next_session: AtomicU64,
     pub(super) served: Traffic,
+    pub(super) has_dht: bool,
+}
+
+impl Shared {
+    /// The addresses for records of what we provide, without our id: those that may be told to anyone, none if there are none.
+    pub(super) fn provider_addresses(&self) -> Vec<Multiaddr> {
+        let listening = self.listening.read().unwrap_or_else(PoisonError::into_inner);
+        let (addresses, is_unsure) = profile::delegates(&self.profile, &self.external, &listening, self.peer_id);
+        if is_unsure { Vec::new() } else { addresses.iter().map(address::without_peer).collect() }
+    }
 }
 
 /// The node, for its users. Cheap to clone.
@@ -143,9 +167,45 @@ impl NodeHandle {
         self.send(Command::Unwatch(root)).await
     }
 
+    /// Whether the node takes part in the DHT.
+    pub fn has_dht(&self) -> bool {
+        self.shared.has_dht
+    }
+
+    /// Asks the DHT who has a block. Each peer that it names is dialled at once; the channel is closed after
+    /// [`ProviderNews::Ended`], and without it when too many look-ups run. Dropping the receiver ends the look-up.
+    pub async fn find_providers(&self, cid: Cid) -> Result<mpsc::Receiver<ProviderNews>, NodeGone> {
+        let (news, receiver) = mpsc::channel(PROVIDER_NEWS_QUEUED_MAX);
+        self.send(Command::FindProviders(cid, news)).await?;
+        Ok(receiver)
+    }
+
+    /// The servers of the DHT that are nearest to the place of these bytes: 20 as a rule, none where it can't be asked.
+    pub async fn find_servers(&self, place: Vec<u8>) -> Result<Vec<Server>, NodeGone> {
+        let (reply, servers) = oneshot::channel();
+        self.send(Command::FindServers(place, reply)).await?;
+        Ok(servers.await.unwrap_or_default())
+    }
+
+    /// Tells a server of the DHT that we have what these multihashes name, under the addresses of [`NodeHandle::delegates`].
+    /// Returns how many bytes that took.
+    pub async fn announce(&self, server: Server, multihashes: Arc<[Vec<u8>]>) -> Result<u64, AnnounceError> {
+        let (reply, outcome) = oneshot::channel();
+        let gone = || AnnounceError::Write(std::io::Error::other(NodeGone));
+        self.send(Command::Announce(server, multihashes, reply)).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+
     /// Blocks, and their bytes, that were read for peers since the start.
     pub fn served(&self) -> (u64, u64) {
         self.shared.served.total()
+    }
+
+    /// The number that a peer has while it is connected.
+    pub async fn number_of(&self, peer: PeerId) -> Result<Option<PeerNumber>, NodeGone> {
+        let (reply, number) = oneshot::channel();
+        self.send(Command::NumberOf(peer, reply)).await?;
+        number.await.map_err(|_| NodeGone)
     }
 
     /// A look at the node.

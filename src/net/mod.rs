@@ -11,6 +11,7 @@ pub mod profile;
 
 mod behaviour;
 mod corked;
+mod dht;
 mod handle;
 mod handler;
 mod listening;
@@ -25,10 +26,12 @@ mod transport;
 #[cfg(target_os = "linux")]
 mod udp_buffers;
 
+pub use dht::announce::AnnounceError;
+pub use dht::{DhtStatus, ProviderNews, Server};
 pub use gateway_address::GatewayAddress;
 pub use handle::{NodeEvent, NodeGone, NodeHandle, NodeStatus};
 pub use libp2p::identity::Keypair;
 pub use libp2p::{Multiaddr, PeerId};
 pub use node::{Node, NodeError};
-pub use options::Options;
+pub use options::{DhtChoice, Options};
 pub use session::{SessionEvent, SessionHandle};

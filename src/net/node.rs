@@ -3,11 +3,15 @@
 //! It never waits for the disk (reading is handed to the blocking pool) nor for a session (their channels never
 //! fill up), because everything that peers send passes through it.
 
+mod lookups;
+mod peering;
+mod water;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicU64};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cid::Cid;
 use futures::StreamExt;
@@ -19,6 +23,7 @@ use libp2p::{Multiaddr, PeerId, Swarm, connection_limits, identify, ping, swarm}
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use self::peering::Kept;
 use super::behaviour::{self, Behaviour, BehaviourEvent, Bitswap};
 use super::handle::{Command, NodeEvent, NodeHandle, NodeStatus, Shared};
 use super::handler::Lane;
@@ -26,7 +31,7 @@ use super::problem::{dial_problem, innermost};
 use super::profile::{self, Profile};
 use super::serve;
 use super::session::SessionEvent;
-use super::{Options, listening, transport};
+use super::{DhtChoice, Options, dht, listening, transport};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::serve::{Answer, ReadJob, ReadResult, Server};
 use crate::bitswap::session::Action;
@@ -106,7 +111,12 @@ impl Node {
         let interfaces = profile::interfaces().map_err(NodeError::Interfaces)?;
         let profile = profile::resolve(options.profile, &options.external, &interfaces);
         let peer_id = keypair.public().to_peer_id();
-        let mut swarm = build_swarm(&keypair, options, &profile)?;
+        let has_dht = match options.dht {
+            DhtChoice::Auto => profile == Profile::Public,
+            DhtChoice::On => true,
+            DhtChoice::Off => false,
+        };
+        let mut swarm = build_swarm(&keypair, options, &profile, has_dht)?;
         for address in &options.external {
             swarm.add_external_address(address.clone());
         }
@@ -120,6 +130,7 @@ impl Node {
             external: options.external.clone(),
             listening: RwLock::new(swarm.listeners().cloned().collect()),
             next_session: AtomicU64::new(WATCH_SESSION.0 + 1),
+            has_dht,
         });
         let (read_sender, read_results) = mpsc::unbounded_channel();
         let mut event_loop = EventLoop {
@@ -138,6 +149,10 @@ impl Node {
             denylist,
             read_sender,
             idle: HashSet::new(),
+            lookups: dht::Queries::default(),
+            peering: Kept::all(&options.peering, Instant::now()),
+            connected_since: HashMap::new(),
+            connections_max: options.connections_max,
         };
         for event in early {
             event_loop.handle_bitswap(event);
@@ -147,7 +162,12 @@ impl Node {
     }
 }
 
-fn build_swarm(keypair: &Keypair, options: &Options, profile: &Profile) -> Result<Swarm<Behaviour>, NodeError> {
+fn build_swarm(
+    keypair: &Keypair,
+    options: &Options,
+    profile: &Profile,
+    has_dht: bool,
+) -> Result<Swarm<Behaviour>, NodeError> {
     let transport = transport::build(keypair, profile.clone()).map_err(NodeError::Transport)?;
     let identify = identify::Config::new("ipfs/0.1.0".into(), keypair.public())
         .with_agent_version(concat!("pinnace/", env!("CARGO_PKG_VERSION")).into())
@@ -165,6 +185,8 @@ fn build_swarm(keypair: &Keypair, options: &Options, profile: &Profile) -> Resul
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::default()),
         bitswap: Bitswap::default(),
+        dht: dht::behaviour(keypair.public().to_peer_id(), has_dht, &dht::named_peers(&options.bootstrap)),
+        streams: libp2p_stream::Behaviour::new(),
     };
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_MAX);
     Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
@@ -250,6 +272,13 @@ struct EventLoop {
     read_sender: mpsc::UnboundedSender<(ReadJob, ReadResult)>,
     /// Peers that weren't needed when last looked at.
     idle: HashSet<PeerNumber>,
+    /// Look-ups in the DHT.
+    lookups: dht::Queries,
+    /// Peers that the operator wants to be connected with.
+    peering: Vec<Kept>,
+    /// Every connected peer, and since when it is.
+    connected_since: HashMap<PeerId, Instant>,
+    connections_max: u32,
 }
 
 impl EventLoop {
@@ -381,10 +410,17 @@ impl EventLoop {
             Command::Stored(cids) => self.server.handle_stored(&cids),
             Command::Watch(root) => self.watch(root),
             Command::Unwatch(root) => self.unwatch(root),
+            Command::FindProviders(cid, news) => self.find_providers(&cid, news),
+            Command::FindServers(place, reply) => self.find_servers(place, reply),
+            Command::Announce(server, multihashes, reply) => self.announce(server, multihashes, reply),
+            Command::NumberOf(peer, reply) => {
+                let _ = reply.send(self.numbers.get(&peer).copied());
+            }
             Command::Status(reply) => {
                 let info = self.swarm.network_info();
                 let connections = info.connection_counters().num_established();
-                let _ = reply.send(NodeStatus { peers: info.num_peers(), connections });
+                let (dht, peering) = (self.dht_status(), self.peering_status());
+                let _ = reply.send(NodeStatus { peers: info.num_peers(), connections, dht, peering });
             }
             Command::Stop => {}
         }
@@ -450,6 +486,12 @@ impl EventLoop {
                 tracing::debug!(%peer, %failure, "a connection is dead");
                 self.swarm.close_connection(connection);
             }
+            SwarmEvent::Behaviour(BehaviourEvent::Dht(event)) => self.handle_dht(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                self.learn_server(peer_id, &info);
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.note_connected(peer_id),
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.note_gone(&peer_id),
             SwarmEvent::NewListenAddr { .. }
             | SwarmEvent::ExpiredListenAddr { .. }
             | SwarmEvent::ListenerClosed { .. } => {
@@ -589,10 +631,16 @@ impl EventLoop {
     }
 
     fn is_needed(&self, number: PeerNumber, peer: &PeerId) -> bool {
-        self.protected.contains_key(peer) || self.wants.wants_of(number) || self.server.wanted_by(number)
+        self.protected.contains_key(peer)
+            || self.is_kept(peer)
+            || self.wants.wants_of(number)
+            || self.server.wanted_by(number)
     }
 
     fn handle_tick(&mut self) {
+        self.keep_lookups();
+        self.keep_peering();
+        self.keep_below_high_water();
         for number in std::mem::take(&mut self.idle) {
             let Some(peer) = self.peers.get(&number).copied() else { continue };
             if !self.is_needed(number, &peer) {

@@ -15,6 +15,18 @@ pub enum ProfileChoice {
     Lan,
 }
 
+/// Whether the node takes part in the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DhtChoice {
+    /// In the public profile only.
+    Auto,
+    /// In every profile; addresses that the DHT names are dialled as if the operator named them.
+    On,
+    /// Never.
+    Off,
+}
+
 /// Section `[network]`; every key is explained in `config/default.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +39,14 @@ pub struct Options {
     pub external: Vec<Multiaddr>,
     /// Which addresses may be dialled and announced.
     pub profile: ProfileChoice,
+    /// Whether the node takes part in the DHT.
+    pub dht: DhtChoice,
+    /// The peers that the DHT is entered by, each with its `/p2p/` id.
+    #[serde(deserialize_with = "multiaddrs")]
+    pub bootstrap: Vec<Multiaddr>,
+    /// Peers that are kept connected, by addresses that end in their `/p2p/` ids.
+    #[serde(deserialize_with = "multiaddrs")]
+    pub peering: Vec<Multiaddr>,
     /// Established connections, all peers together.
     pub connections_max: u32,
 }

@@ -186,7 +186,7 @@ pub fn check_origin(profile: &Profile, text: &str, own_peer: PeerId) -> Result<O
     if let Err(Unusable::Relayed) = address::parts(&address) {
         return Err(Unusable::Relayed.to_string());
     }
-    let peer = last_peer(&address).ok_or("it does not end in /p2p/ and a peer id")?;
+    let peer = address::peer(&address).ok_or("it does not end in /p2p/ and a peer id")?;
     if peer == own_peer {
         return Err("it is this service itself".into());
     }
@@ -209,14 +209,7 @@ pub fn check_origin_of_stopped(text: &str) -> Result<(), String> {
 pub fn origin_peer(text: &str) -> Option<PeerId> {
     match GatewayAddress::parse(text) {
         Some(read) => read.ok()?.1,
-        None => last_peer(&text.parse().ok()?),
-    }
-}
-
-fn last_peer(address: &Multiaddr) -> Option<PeerId> {
-    match address.iter().last() {
-        Some(Protocol::P2p(peer)) => Some(peer),
-        _ => None,
+        None => address::peer(&text.parse().ok()?),
     }
 }
 
@@ -249,7 +242,7 @@ pub fn delegates(
 /// Without the own peer id at the end, each once; an address that ends in another peer's id isn't ours.
 fn distinct<'a>(addresses: impl Iterator<Item = &'a Multiaddr>, own_peer: PeerId) -> Vec<Multiaddr> {
     let mut found = Vec::new();
-    for address in addresses.filter(|address| last_peer(address).is_none_or(|peer| peer == own_peer)) {
+    for address in addresses.filter(|address| address::peer(address).is_none_or(|peer| peer == own_peer)) {
         let bare = address::without_peer(address);
         if !found.contains(&bare) {
             found.push(bare);

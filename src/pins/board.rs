@@ -56,6 +56,8 @@ pub struct Progress {
     pub answers: Arc<[(PeerNumber, Answers)]>,
     /// Whom the pin names, a sentence for each of how that goes.
     pub tried: Arc<[String]>,
+    /// How the last look-up for further peers went, in a sentence.
+    pub asked: Option<Arc<str>>,
 }
 
 /// Where a pin is in the lists: an account has one with this `created_ms` at most.
@@ -237,10 +239,11 @@ fn fetching_sentence(progress: &Progress, now: Instant) -> String {
         Some(at) => format!("last block {} s ago", seconds(at)),
         None => format!("no block has come yet in this try, which began {} s ago", seconds(progress.began_at)),
     };
-    let peers = match progress.peers {
-        0 => "no peer that has the content is connected yet".to_owned(),
-        1 => "1 peer".to_owned(),
-        peers => format!("{peers} peers"),
+    let peers = match (progress.peers, &progress.asked) {
+        (0, None) => "no peer that has the content is connected yet".to_owned(),
+        (0, Some(asked)) => format!("no peer that has the content is connected yet; {asked}"),
+        (1, _) => "1 peer".to_owned(),
+        (peers, _) => format!("{peers} peers"),
     };
     format!(
         "fetched {} of {} known blocks, {}; {}/s; {peers}; {last_block}",

@@ -3,6 +3,7 @@
 
 pub mod board;
 mod expiry;
+mod finder;
 pub mod options;
 pub mod origins;
 pub mod runner;

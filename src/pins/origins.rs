@@ -1,5 +1,5 @@
 //! The peers that unfinished pins name as origins: dialled again and again until the pin ends, grouped by peer. The
-//! gateways that they name are only remembered here; each try of a pin asks them.
+//! gateways that they name are only remembered here; each try of a pin asks them. Peers that a look-up found are kept beside them.
 //!
 //! An origin whose address can't be dialled still counts: when that peer dials us, it is a source for the pin.
 
@@ -23,10 +23,16 @@ const REDIAL_MAX: Duration = Duration::from_secs(300);
 /// Addresses of one peer, whatever its pins name.
 const ADDRESSES_PER_PEER_MAX: usize = 40;
 
+/// Peers that are remembered as found for one pin; further ones are only asked.
+const FOUND_PER_PIN_MAX: usize = 16;
+
 #[derive(Debug)]
 struct Origin {
     addresses: Vec<Multiaddr>,
+    /// Pins that name it.
     pins: HashSet<PinId>,
+    /// Pins for which it was found.
+    found_for: HashSet<PinId>,
     next_dial_at: Instant,
     wait: Duration,
     is_connected: bool,
@@ -34,6 +40,21 @@ struct Origin {
     number: Option<PeerNumber>,
     /// Why it couldn't be dialled, when it was last tried.
     problem: Option<String>,
+}
+
+impl Origin {
+    fn new(now: Instant) -> Self {
+        Self {
+            addresses: Vec::new(),
+            pins: HashSet::new(),
+            found_for: HashSet::new(),
+            next_dial_at: now,
+            wait: REDIAL_MIN,
+            is_connected: false,
+            number: None,
+            problem: None,
+        }
+    }
 }
 
 /// What is known of those whom a pin names.
@@ -49,6 +70,10 @@ pub struct Tried {
     pub peers: usize,
     /// How many origins there are, peers and gateways.
     pub named: usize,
+    /// How many further peers were found to have the content.
+    pub found: usize,
+    /// How many of those are connected.
+    pub found_connected: usize,
 }
 
 /// All origins of unfinished pins.
@@ -58,6 +83,8 @@ pub struct Origins {
     own_peer: PeerId,
     peers: HashMap<PeerId, Origin>,
     pins: HashMap<PinId, Vec<PeerId>>,
+    /// The peers that were found for each pin.
+    found: HashMap<PinId, Vec<PeerId>>,
     /// Only of pins that name some.
     gateways: HashMap<PinId, Vec<GatewayAddress>>,
     /// When each peer is dialled next, so that looking costs what is due, not what is known.
@@ -72,6 +99,7 @@ impl Origins {
             own_peer,
             peers: HashMap::new(),
             pins: HashMap::new(),
+            found: HashMap::new(),
             gateways: HashMap::new(),
             dials: BTreeSet::new(),
         }
@@ -104,16 +132,7 @@ impl Origins {
             let origin = self.peers.entry(peer).or_insert_with(|| {
                 new.push(peer);
                 self.dials.insert((now, peer));
-                let (addresses, pins) = (Vec::new(), HashSet::new());
-                Origin {
-                    addresses,
-                    pins,
-                    next_dial_at: now,
-                    wait: REDIAL_MIN,
-                    is_connected: false,
-                    number: None,
-                    problem: None,
-                }
+                Origin::new(now)
             });
             origin.pins.insert(record.id);
             if let Some(address) = address
@@ -134,20 +153,59 @@ impl Origins {
         new
     }
 
+    /// A peer was found to have what an unfinished pin wants; it is connected or being dialled. Returns whether nobody knew it before.
+    pub fn found(&mut self, pin: PinId, peer: PeerId, now: Instant) -> bool {
+        if peer == self.own_peer || !self.pins.contains_key(&pin) {
+            return false;
+        }
+        let found = self.found.entry(pin).or_default();
+        if found.len() >= FOUND_PER_PIN_MAX || found.contains(&peer) {
+            return false;
+        }
+        found.push(peer);
+        let is_new = !self.peers.contains_key(&peer);
+        let origin = self.peers.entry(peer).or_insert_with(|| {
+            self.dials.insert((now, peer));
+            Origin::new(now)
+        });
+        origin.found_for.insert(pin);
+        is_new
+    }
+
     /// Forgets a pin. Returns peers that no pin names any longer.
     pub fn remove(&mut self, pin: PinId) -> Vec<PeerId> {
-        let mut gone = Vec::new();
         self.gateways.remove(&pin);
+        let mut gone = self.forget_found(pin);
         for peer in self.pins.remove(&pin).unwrap_or_default() {
-            let Some(origin) = self.peers.get_mut(&peer) else { continue };
-            origin.pins.remove(&pin);
-            if origin.pins.is_empty() {
-                self.dials.remove(&(origin.next_dial_at, peer));
-                self.peers.remove(&peer);
-                gone.push(peer);
+            if let Some(origin) = self.peers.get_mut(&peer) {
+                origin.pins.remove(&pin);
+                gone.extend(self.forget_unneeded(peer));
             }
         }
         gone
+    }
+
+    /// Forgets the peers that were found for a pin: another look-up finds those that are there by then. Returns peers that no pin
+    /// needs any longer.
+    pub fn forget_found(&mut self, pin: PinId) -> Vec<PeerId> {
+        let mut gone = Vec::new();
+        for peer in self.found.remove(&pin).unwrap_or_default() {
+            if let Some(origin) = self.peers.get_mut(&peer) {
+                origin.found_for.remove(&pin);
+                gone.extend(self.forget_unneeded(peer));
+            }
+        }
+        gone
+    }
+
+    fn forget_unneeded(&mut self, peer: PeerId) -> Option<PeerId> {
+        let origin = self.peers.get(&peer)?;
+        if !origin.pins.is_empty() || !origin.found_for.is_empty() {
+            return None;
+        }
+        self.dials.remove(&(origin.next_dial_at, peer));
+        self.peers.remove(&peer);
+        Some(peer)
     }
 
     /// The peers that a pin names.
@@ -160,9 +218,10 @@ impl Origins {
         self.gateways.get(&pin).map_or(&[], Vec::as_slice)
     }
 
-    /// The pins that name a peer.
+    /// The pins that name a peer, or for which it was found.
     pub fn pins_of(&self, peer: &PeerId) -> Vec<PinId> {
-        self.peers.get(peer).map(|origin| origin.pins.iter().copied().collect()).unwrap_or_default()
+        let Some(origin) = self.peers.get(peer) else { return Vec::new() };
+        origin.pins.union(&origin.found_for).copied().collect()
     }
 
     /// A pin is tried (again): its peers are dialled with the next [`Origins::due`].
@@ -205,25 +264,31 @@ impl Origins {
     /// fetch got.
     pub fn tried(&self, pin: PinId, answers: &[(PeerNumber, Answers)]) -> Tried {
         let mut tried = Tried { named: self.gateways_of(pin).len(), ..Tried::default() };
-        for peer in self.of(pin) {
+        let named = self.of(pin);
+        let found = self.found.get(&pin).map_or(&[][..], Vec::as_slice);
+        let found = found.iter().filter(|peer| !named.contains(peer));
+        for (peer, is_named) in named.iter().map(|peer| (peer, true)).chain(found.map(|peer| (peer, false))) {
             let Some(origin) = self.peers.get(peer) else { continue };
-            tried.named += 1;
-            tried.peers += 1;
+            tried.named += usize::from(is_named);
+            tried.peers += usize::from(is_named);
+            tried.found += usize::from(!is_named);
             let answer = answers.iter().find(|(number, _)| origin.number == Some(*number));
             let answer = answer.map_or_else(String::new, |(_, answers)| said(answers));
+            let how = if is_named { "" } else { "named by the DHT, " };
             if origin.is_connected {
-                tried.connected += 1;
-                tried.all.push(format!("{peer}: connected{answer}"));
+                tried.connected += usize::from(is_named);
+                tried.found_connected += usize::from(!is_named);
+                tried.all.push(format!("{peer}: {how}connected{answer}"));
                 continue;
             }
             let problem = match &origin.problem {
                 Some(problem) => problem.as_str(),
-                None if origin.addresses.is_empty() => {
+                None if origin.addresses.is_empty() && is_named => {
                     "it has no address that can be dialled, and hasn't connected itself"
                 }
                 None => "it has not answered yet",
             };
-            let sentence = format!("{peer}: {problem}{answer}");
+            let sentence = format!("{peer}: {how}{problem}{answer}");
             tried.all.push(sentence.clone());
             tried.problems.push(sentence);
         }

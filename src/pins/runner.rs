@@ -7,20 +7,23 @@ mod jobs;
 mod outcome;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinError, JoinHandle, JoinSet};
 
-use self::jobs::{DagKey, Job, Jobs};
+use self::jobs::{DagKey, FOUND_MAX, Job, Jobs};
 use super::Options;
 use super::board::{Board, Doing, LastTry, PinChange, Place, Progress};
+use super::finder::{Finder, Finding};
 use super::origins::Origins;
 use super::schedule::{Schedule, ScheduleLimits};
 use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, LocalDag, Sources};
 use crate::model::{Failure, FailureCode, PinId, PinRecord, PinState, UserId};
-use crate::net::{NodeEvent, NodeHandle};
+use crate::net::{NodeEvent, NodeHandle, PeerId};
+use crate::provide::Provider;
 use crate::store::blocks::{BlocksError, Shortage};
 use crate::store::records::{Finished, Quota, Records, RecordsError, over_quota};
 
@@ -35,6 +38,9 @@ const JOINED_AT_ONCE_MAX: usize = 256;
 
 /// Ends of pins that are being written down; no further fetch begins while there are more.
 const ENDINGS_MAX: usize = 1024;
+
+/// News of look-ups that wait; those who look wait then.
+const FINDINGS_QUEUED_MAX: usize = 256;
 
 /// Who knows how much an account may pin.
 pub trait Quotas: Send + Sync {
@@ -56,6 +62,7 @@ pub enum RunnerError {
 /// A pin whose end was to be written down.
 struct Ending {
     pin: PinId,
+    root: cid::Cid,
     state: PinState,
     progress: Progress,
     outcome: Result<Finished, RecordsError>,
@@ -67,6 +74,8 @@ pub struct Runner {
     board: Arc<Board>,
     node: NodeHandle,
     fetcher: Fetcher,
+    finder: Finder,
+    provider: Option<Provider>,
     quotas: Arc<dyn Quotas>,
     options: Options,
     origins: Origins,
@@ -78,6 +87,9 @@ pub struct Runner {
     /// Pins that wait for room in the store.
     starved: HashSet<PinId>,
     shortage: watch::Receiver<Option<Shortage>>,
+    /// What look-ups for providers of each DAG say.
+    findings: mpsc::Sender<(DagKey, Finding)>,
+    found: mpsc::Receiver<(DagKey, Finding)>,
     /// Roots of waiting pins, which newly connected peers are asked for.
     watched: HashMap<PinId, cid::Cid>,
 }
@@ -131,11 +143,17 @@ impl Runner {
     ) -> Self {
         *board.schedule() = Schedule::new(ScheduleLimits::from(&options));
         let origins = Origins::new(node.profile().clone(), node.peer_id());
+        let finder = Finder::new(node.clone());
+        let (findings, found) = mpsc::channel(FINDINGS_QUEUED_MAX);
         Self {
             records,
             board,
             node,
             fetcher,
+            finder,
+            provider: None,
+            findings,
+            found,
             quotas,
             options,
             origins,
@@ -147,6 +165,13 @@ impl Runner {
             shortage,
             watched: HashMap::new(),
         }
+    }
+
+    /// Tells this one of each pin that is whole.
+    #[must_use]
+    pub fn with_provider(mut self, provider: Provider) -> Self {
+        self.provider = Some(provider);
+        self
     }
 
     /// Loads the unfinished pins and works until stopped.
@@ -183,6 +208,7 @@ impl Runner {
                     }
                 },
                 Some(event) = events.recv() => self.handle_node_event(event),
+                Some((dag, finding)) = self.found.recv() => self.handle_finding(dag, finding).await,
                 Ok(()) = self.shortage.changed() => self.handle_space(),
                 Some(outcome) = self.tasks.join_next_with_id() => self.handle_outcome(outcome).await,
                 Some(ending) = self.endings.join_next() => self.handle_ending(ending).await,
@@ -306,6 +332,7 @@ impl Runner {
     /// A pin is tried: it waits for nothing any longer.
     async fn prepare(&mut self, pin: PinId) {
         self.unwatch(pin).await;
+        self.forget_found(pin).await;
         self.starved.remove(&pin);
         self.hopeless_since.entry(pin).or_insert_with(Instant::now);
         self.origins.hurry(pin, Instant::now());
@@ -322,10 +349,52 @@ impl Runner {
         }
         // A fetch that has just ended doesn't need them.
         let _ = job.more.send(sources);
+        let found = job.found.clone();
         let doing = Doing::Fetching(Place::from(&*record), shown(&job.progress.borrow()));
         job.members.insert(pin, record);
         self.board.schedule().join(pin);
         self.board.set(pin, doing);
+        for peer in found {
+            self.found_for(&[pin], peer).await;
+        }
+    }
+
+    /// A look-up for providers of a DAG says something.
+    async fn handle_finding(&mut self, dag: DagKey, finding: Finding) {
+        let Some(job) = self.jobs.get_mut(dag) else { return };
+        match finding {
+            Finding::Asked(sentence) => job.asked = Some(sentence),
+            Finding::Provider(peer) if job.found.len() < FOUND_MAX && !job.found.contains(&peer) => {
+                job.found.push(peer);
+                // A fetch that has just ended doesn't need it.
+                let _ = job.more.send(Sources { peers: vec![peer], gateways: Vec::new() });
+                let members: Vec<PinId> = job.members.keys().copied().collect();
+                self.found_for(&members, peer).await;
+            }
+            Finding::Provider(_) => {}
+        }
+    }
+
+    /// A peer is said to have what these pins want.
+    async fn found_for(&mut self, pins: &[PinId], peer: PeerId) {
+        let mut is_new = false;
+        for pin in pins {
+            is_new |= self.origins.found(*pin, peer, Instant::now());
+        }
+        if is_new {
+            let _ = self.node.protect(peer).await;
+            // Asked after it is known here, so that a connection in between is heard of in either way.
+            if let Ok(Some(number)) = self.node.number_of(peer).await {
+                self.origins.connected(&peer, number, Instant::now());
+            }
+        }
+    }
+
+    /// The peers that were found for a pin have had their time: another look-up finds those that are there by then.
+    async fn forget_found(&mut self, pin: PinId) {
+        for peer in self.origins.forget_found(pin) {
+            let _ = self.node.unprotect(peer).await;
+        }
     }
 
     fn sources_of(&self, pin: PinId) -> Sources {
@@ -340,12 +409,22 @@ impl Runner {
             let _ = more.send(self.sources_of(*pin));
         }
         let fetcher = self.fetcher.clone();
-        let abort = self.tasks.spawn(async move { fetcher.fetch(root, further, limits, &sender).await });
+        let (findings, looking) = mpsc::channel(1);
+        let finder = self.finder.clone().run(root, progress.clone(), findings);
+        let forwarding = forward(dag, looking, self.findings.clone());
+        let abort = self.tasks.spawn(async move {
+            tokio::select! {
+                outcome = fetcher.fetch(root, further, limits, &sender) => outcome,
+                never = finder => match never {},
+                never = forwarding => match never {},
+            }
+        });
         for (pin, record) in &members {
             self.board.set(*pin, Doing::Fetching(Place::from(&**record), shown(&progress.borrow())));
         }
         let news = BTreeSet::new();
-        self.jobs.begin(dag, Job { root, lead, members, progress, more, abort, news });
+        let (found, asked) = (Vec::new(), None);
+        self.jobs.begin(dag, Job { root, lead, members, progress, more, abort, found, asked, news });
     }
 
     async fn handle_outcome(&mut self, outcome: Result<(task::Id, Result<LocalDag, FetchError>), JoinError>) {
@@ -379,7 +458,8 @@ impl Runner {
             Ok(Err(FetchError::Stalled { had_provider, gateways })) => {
                 for record in members {
                     let news = job.news.contains(&record.id) && !had_provider;
-                    self.handle_stall(&record, had_provider, news, &gateways, progress.clone()).await;
+                    self.handle_stall(&record, had_provider, news, &gateways, job.asked.as_deref(), progress.clone())
+                        .await;
                 }
             }
             Ok(Err(FetchError::Store(BlocksError::NoSpace(shortage)))) => {
@@ -412,23 +492,28 @@ impl Runner {
 
     /// Writes down how a pin ended, beside everything else; [`Runner::handle_ending`] follows.
     fn finish(&mut self, record: &PinRecord, state: PinState, progress: Progress) {
-        let (pin, records) = (record.id, Arc::clone(&self.records));
+        let (pin, root, records) = (record.id, record.root, Arc::clone(&self.records));
         // What was pinned once stays so, even where the account may pin less now.
         let quota = self.quotas.quota(record.user).bytes.filter(|_| !self.board.is_mending(&pin));
         self.board.schedule().ending(pin);
         self.endings.spawn(async move {
             let outcome = records.finish_within(pin, state.clone(), quota).await;
-            Ending { pin, state, progress, outcome }
+            Ending { pin, root, state, progress, outcome }
         });
     }
 
     async fn handle_ending(&mut self, ending: Result<Ending, JoinError>) {
         // Nothing in these tasks panics, and they are cancelled only when the program ends.
-        let Ok(Ending { pin, state, progress, outcome }) = ending else { return };
+        let Ok(Ending { pin, root, state, progress, outcome }) = ending else { return };
         match outcome {
             Ok(Finished::Yes) => {
                 match &state {
-                    PinState::Pinned { blocks, bytes } => tracing::info!(%pin, blocks, bytes, "pinned"),
+                    PinState::Pinned { blocks, bytes } => {
+                        tracing::info!(%pin, blocks, bytes, "pinned");
+                        if let Some(provider) = &self.provider {
+                            provider.pinned(&root);
+                        }
+                    }
                     PinState::Failed(failure) => tracing::info!(%pin, reason = failure.sentence, "a pin failed"),
                     PinState::Queued => {}
                 }
@@ -466,14 +551,17 @@ impl Runner {
         had_provider: bool,
         news: bool,
         gateways: &[String],
+        asked: Option<&str>,
         progress: Progress,
     ) {
         let pin = record.id;
         let mut tried = self.origins.tried(pin, &progress.answers);
         tried.problems.extend_from_slice(gateways);
         tried.all.extend_from_slice(gateways);
-        let failure = outcome::of_stall(record, had_provider, &tried, &progress);
+        let failure = outcome::of_stall(record, had_provider, &tried, asked, &progress);
         let progress = Progress { tried: failure.tried.clone().into(), ..progress };
+        // A pin that waits must not keep connections that were of no use.
+        self.forget_found(pin).await;
         // A block that came is hope: only a pin that nobody could help for so long is given up.
         let since = self.hopeless_since.entry(pin).or_insert(progress.began_at);
         if let Some(last_block_at) = progress.last_block_at {
@@ -560,8 +648,9 @@ impl Runner {
         for job in self.jobs.running() {
             let progress = shown(&job.progress.borrow());
             for (pin, record) in &job.members {
-                let tried = self.origins.tried(*pin, &progress.answers).all.into();
-                let progress = Progress { tried, ..progress.clone() };
+                let mut tried = self.origins.tried(*pin, &progress.answers).all;
+                tried.extend(job.asked.as_deref().map(str::to_owned));
+                let progress = Progress { tried: tried.into(), asked: job.asked.clone(), ..progress.clone() };
                 self.board.set(*pin, Doing::Fetching(Place::from(&**record), progress));
             }
         }
@@ -628,6 +717,19 @@ impl Runner {
     }
 }
 
+/// Hands on what is found, with the DAG that it is for. It takes a piece only when there is room for it.
+async fn forward(
+    dag: DagKey,
+    mut looking: mpsc::Receiver<Finding>,
+    findings: mpsc::Sender<(DagKey, Finding)>,
+) -> Infallible {
+    while let Some(finding) = looking.recv().await {
+        // The runner ends only with the program.
+        let _ = findings.send((dag, finding)).await;
+    }
+    std::future::pending().await
+}
+
 fn shown(progress: &FetchProgress) -> Progress {
     Progress {
         blocks_fetched: progress.blocks_fetched,
@@ -641,6 +743,7 @@ fn shown(progress: &FetchProgress) -> Progress {
         began_at: progress.began_at,
         answers: Arc::clone(&progress.answers),
         tried: Arc::default(),
+        asked: None,
     }
 }
 

@@ -207,6 +207,11 @@ impl DataDir {
         self.path.join("acme")
     }
 
+    /// When each part of the DHT's keyspace was last told what we provide.
+    pub fn provided_path(&self) -> PathBuf {
+        self.path.join("provided")
+    }
+
     /// Writes a file of this directory, see [`write_secret`].
     pub fn write_secret(&self, path: &Path, contents: &[u8]) -> Result<(), DataDirError> {
         write_secret(path, contents)

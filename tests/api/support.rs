@@ -295,5 +295,6 @@ pub fn progress() -> Progress {
         began_at: Instant::now(),
         answers: Arc::default(),
         tried: Arc::default(),
+        asked: None,
     }
 }

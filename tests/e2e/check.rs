@@ -90,7 +90,7 @@ async fn a_pin_can_be_fetched_over_every_address() {
     assert_eq!((&answer["fetchable"], &answer["held"]), (&json!(true), &json!("whole")));
     assert_eq!((&answer["pin"]["id"], &answer["pin"]["status"]), (&pin["requestid"], &json!("pinned")));
     assert_eq!(answer["cid"], dag.root.to_string());
-    sentence(&answer["provider_record"], "no provider records");
+    sentence(&answer["provider_record"], "takes no part in the DHT");
     sentence(&answer["caveat"], "can't show that a firewall");
     sentence(&answer["caveat"], "public: none; loopback, for this machine only: /ip4/127.0.0.1/");
 

@@ -11,6 +11,7 @@ mod denylist;
 mod gateway;
 mod life;
 mod other_peers;
+mod peering;
 mod restart;
 mod retrieval;
 mod room;

@@ -13,7 +13,7 @@ use crate::dag::walk::WalkLimits;
 use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, Sources};
 use crate::model::{Block, BlockError};
 use crate::net::address;
-use crate::net::options::ProfileChoice;
+use crate::net::options::{DhtChoice, ProfileChoice};
 use crate::net::profile::origin_peer;
 use crate::net::{Keypair, Multiaddr, Node, NodeError, NodeGone, NodeHandle, Options};
 use crate::retrieval::Gateways;
@@ -80,6 +80,9 @@ impl Peer {
             listen: vec![address::loopback_tcp()],
             external: Vec::new(),
             profile: ProfileChoice::Lan,
+            dht: DhtChoice::Off,
+            bootstrap: Vec::new(),
+            peering: Vec::new(),
             connections_max: 64,
         };
         let node = Node::start(Keypair::generate_ed25519(), &options, store.reader()).await?;

@@ -5,11 +5,30 @@ use std::collections::BTreeSet;
 use super::{CheckedAddress, CheckedPin, Held, Scope, Source};
 use crate::model::query::Status;
 
+/// What the DHT knows of the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Record {
+    /// Nobody has to find it.
+    Pointless,
+    /// We take no part in the DHT.
+    NoDht,
+    /// That we have it.
+    Found,
+    /// Not that we have it.
+    Missing {
+        /// How many servers said so.
+        servers: u32,
+    },
+    /// No server answered in time.
+    Unanswered,
+}
+
 /// What the sentences are made of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts<'a> {
     pub(super) held: Held,
     pub(super) pin: Option<&'a CheckedPin>,
+    pub(super) record: &'a Record,
     pub(super) addresses: &'a [CheckedAddress],
 }
 
@@ -46,11 +65,16 @@ impl Facts<'_> {
 
     /// Whether peers find the content without being told where it is.
     pub(super) fn provider_record(&self) -> String {
-        if self.held == Held::Inline {
-            return "none is needed, as nothing has to be found".to_owned();
+        match self.record {
+            Record::Pointless => "none is needed, as nothing has to be found".to_owned(),
+            Record::NoDht => "none, as this node takes no part in the DHT (the key network.dht); so peers need one of these addresses, or an open connection, to find it".to_owned(),
+            Record::Found => "found in the DHT, so whoever has the CID finds this node".to_owned(),
+            Record::Missing { servers } => format!(
+                "not found: {} answered, and none of them knows that this node has it. The root of a pin is provided soon after it is pinned; `pinnace provide status` says how that goes",
+                plural(*servers as usize, "server of the DHT", "servers of the DHT")
+            ),
+            Record::Unanswered => "unknown, as no server of the DHT answered in time; is this machine online?".to_owned(),
         }
-        "none: this version publishes no provider records in the DHT, so peers need one of these addresses, or an open connection, to find it"
-            .to_owned()
     }
 
     /// What a check from this machine can't show.
@@ -190,7 +214,7 @@ mod tests {
     }
 
     fn verdict(held: Held, pin: Option<&CheckedPin>, addresses: &[CheckedAddress]) -> String {
-        Facts { held, pin, addresses }.verdict()
+        Facts { held, pin, record: &Record::NoDht, addresses }.verdict()
     }
 
     #[test]
@@ -248,7 +272,7 @@ mod tests {
             last_resort(address("/ip4/10.0.0.1/tcp/4001", Scope::Private)),
             last_resort(address("/ip4/127.0.0.1/tcp/4001", Scope::Loopback)),
         ];
-        let text = Facts { held: Held::Whole, pin: None, addresses: &addresses }.caveat();
+        let text = Facts { held: Held::Whole, pin: None, record: &Record::NoDht, addresses: &addresses }.caveat();
         for part in [
             "can't show",
             "public: none",
@@ -258,8 +282,13 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let text =
-            Facts { held: Held::Whole, pin: None, addresses: &[address("/ip4/1.1.1.1/tcp/1", Scope::Public)] }.caveat();
+        let text = Facts {
+            held: Held::Whole,
+            pin: None,
+            record: &Record::NoDht,
+            addresses: &[address("/ip4/1.1.1.1/tcp/1", Scope::Public)],
+        }
+        .caveat();
         assert!(text.ends_with("The addresses are public: /ip4/1.1.1.1/tcp/1"), "{text}");
     }
 }

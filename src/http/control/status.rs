@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::ControlState;
 use crate::http::error::ApiError;
 use crate::net::profile::Profile;
+use crate::provide::ProvideStatus;
 use crate::store::verify::VerifyState;
 
 /// What the running process is and how it is doing.
@@ -36,6 +37,18 @@ pub struct Status {
     pub peers: u64,
     /// Established connections.
     pub connections: u64,
+    /// Peers that are to be kept connected; absent without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub peering: Option<PeeringState>,
+    /// Our part in the DHT; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub dht: Option<DhtState>,
+    /// What the DHT is told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub provide: Option<ProvideStatus>,
     /// Pins of all accounts.
     pub pins: PinNumbers,
     /// What is stored.
@@ -60,6 +73,26 @@ pub struct Addresses {
     pub last_resort: bool,
     /// The addresses that it listens on.
     pub listening: Vec<String>,
+}
+
+/// The peers that are to be kept connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PeeringState {
+    /// Those that are.
+    pub connected: u64,
+    /// All of them.
+    pub peers: u64,
+}
+
+/// Our part in the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DhtState {
+    /// Whether others ask us, too.
+    pub server: bool,
+    /// Servers that we know.
+    pub servers: u64,
+    /// Providers' records that others left here.
+    pub records: u64,
 }
 
 /// How many pins are in each status.
@@ -114,6 +147,12 @@ pub struct DenylistState {
 const LAST_RESORT: &str = "no address of this node is known to be reachable from other machines, so clients get the listen \
 addresses as they are; if others should reach it, start it with --external MULTIADDR, or set the key network.external";
 
+const BEHIND: &str = "the DHT is told of our blocks more slowly than it forgets them, so some may not be found: `pinnace provide status` says \
+how far it is. provide.strategy = \"entities\" has far less to tell; see also whether the network is slow";
+
+const NO_SERVERS: &str = "no server of the DHT is known, so nothing is found by its CID alone: is this machine online, and network.bootstrap right? \
+Without the DHT on purpose, set network.dht = \"off\"";
+
 /// `GET /v1/status`
 pub(in crate::http) async fn get(State(state): State<ControlState>) -> Result<Json<Status>, ApiError> {
     Ok(Json(read(&state).await?))
@@ -147,7 +186,14 @@ pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiErr
         running: matches!(state.verifier.state(), Some(VerifyState::Running(..))),
         damaged_blocks: scrubbed.quarantined_blocks,
     };
+    let provide = state.provider.status();
     let mut warnings = Vec::new();
+    if provide.behind {
+        warnings.push(BEHIND.to_owned());
+    }
+    if node.dht.is_some_and(|dht| dht.servers == 0) {
+        warnings.push(NO_SERVERS.to_owned());
+    }
     if last_resort {
         warnings.push(LAST_RESORT.to_owned());
     }
@@ -174,6 +220,14 @@ pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiErr
         },
         peers: node.peers as u64,
         connections: u64::from(node.connections),
+        peering: (node.peering.1 > 0)
+            .then_some(PeeringState { connected: node.peering.0 as u64, peers: node.peering.1 as u64 }),
+        dht: node.dht.map(|dht| DhtState {
+            server: dht.is_server,
+            servers: dht.servers as u64,
+            records: dht.records as u64,
+        }),
+        provide: Some(provide),
         pins: PinNumbers {
             queued: counts.queued,
             pinning: counts.pinning,

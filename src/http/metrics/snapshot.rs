@@ -11,6 +11,7 @@ use prometheus_client::registry::Unit;
 
 use crate::http::control::{ControlState, status};
 use crate::http::error::ApiError;
+use crate::provide::ProvideStatus;
 use crate::store::blocks::GcReport;
 use crate::store::gc::GcState;
 use crate::store::verify::VerifyState;
@@ -34,6 +35,9 @@ pub(super) struct Snapshot {
     verify_running: bool,
     /// Absent without a denylist.
     denylist_rules: Option<f64>,
+    /// Absent without the DHT.
+    dht: Option<(f64, f64)>,
+    provide: Option<ProvideStatus>,
     peers: u64,
     connections: u64,
     started_seconds: f64,
@@ -71,6 +75,8 @@ impl Snapshot {
             gc,
             verify_running: matches!(state.verifier.state(), Some(VerifyState::Running(..))),
             denylist_rules: now.denylist.map(|denylist| figure(denylist.rules)),
+            dht: now.dht.map(|dht| (figure(dht.servers), figure(dht.records))),
+            provide: now.provide.filter(|provide| provide.dht),
             peers: now.peers,
             connections: now.connections,
             started_seconds: state.process.started.as_millisecond() as f64 / 1000.0,
@@ -124,6 +130,19 @@ impl Collector for Snapshot {
         write.flag("verify_running", "Whether the stored blocks are being verified", self.verify_running)?;
         if let Some(rules) = self.denylist_rules {
             write.gauge("denylist_rules", "Rules of the denylists in use", None, rules)?;
+        }
+        if let Some((servers, records)) = self.dht {
+            write.gauge("dht_servers", "Servers of the DHT that are known", None, servers)?;
+            write.gauge("dht_records", "Records that others left here as a server of the DHT", None, records)?;
+        }
+        if let Some(provide) = &self.provide {
+            write.gauge("provide_roots_waiting", "Roots of new pins that wait", None, provide.roots_waiting as f64)?;
+            let cells = "Parts of the keyspace, of 4096, that are due to be provided";
+            write.gauge("provide_cells_due", cells, None, provide.cells_due as f64)?;
+            write.flag("provide_behind", "Whether records may expire before they are renewed", provide.behind)?;
+            write.counter("provide_lookups", "Look-ups of servers of the DHT", None, provide.lookups)?;
+            write.counter("provide_records", "Records that servers were told", None, provide.records)?;
+            write.counter("provide_failures", "Servers that couldn't be told", None, provide.failures)?;
         }
         write.gauge("network_peers", "Connected peers", None, self.peers as f64)?;
         write.gauge("network_connections", "Established connections", None, self.connections as f64)?;

@@ -11,6 +11,10 @@ use tokio::task::{AbortHandle, Id};
 use crate::dag::walk::KeyedHash;
 use crate::fetch::{FetchProgress, Sources};
 use crate::model::{PinId, PinRecord};
+use crate::net::PeerId;
+
+/// Peers that one fetch is told of beside those that its pins name: the session asks them all.
+pub(super) const FOUND_MAX: usize = 64;
 
 /// What stands for a DAG: its root without the version of the CID, in a few bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +32,10 @@ pub(super) struct Job {
     /// Where sources go that pins bring which come later.
     pub(super) more: mpsc::UnboundedSender<Sources>,
     pub(super) abort: AbortHandle,
+    /// Peers that were found to have the DAG, at most [`FOUND_MAX`].
+    pub(super) found: Vec<PeerId>,
+    /// How the last look-up for such peers went.
+    pub(super) asked: Option<Arc<str>>,
     /// Pins of which an origin connected, or a peer offered the root, since it was begun.
     pub(super) news: BTreeSet<PinId>,
 }

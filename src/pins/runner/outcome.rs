@@ -31,12 +31,32 @@ pub(super) fn of_denied(root: &Cid, cid: &Cid) -> Failure {
 }
 
 /// The failure of a pin for which nobody delivered.
-pub(super) fn of_stall(record: &PinRecord, had_provider: bool, tried: &Tried, progress: &Progress) -> Failure {
+///
+/// `asked` says how the last look-up for further providers went, if there was one.
+pub(super) fn of_stall(
+    record: &PinRecord,
+    had_provider: bool,
+    tried: &Tried,
+    asked: Option<&str>,
+    progress: &Progress,
+) -> Failure {
     let reached = format!("{} of {} known blocks are here", progress.blocks_fetched, progress.blocks_known);
     let (code, sentence) = if had_provider && progress.last_block_at.is_none() {
         (FailureCode::Stalled, format!("nobody who was asked for the content sent any of it; {reached}"))
     } else if had_provider {
         (FailureCode::Stalled, format!("the peers that had the content stopped sending; {reached}"))
+    } else if tried.found > 0 && tried.found_connected + tried.connected == 0 {
+        let sentence = format!(
+            "{} peers are said to have the content, and none of them can be reached; {reached}. Keep a node that has it connected to one of the delegates",
+            tried.found
+        );
+        (FailureCode::Unreachable, sentence)
+    } else if record.origins.is_empty() && tried.found > 0 {
+        let sentence = format!(
+            "no origins were given, and of {} peers that are said to have the content none sent any of it; {reached}. Keep a node that has it connected to one of the delegates",
+            tried.found
+        );
+        (FailureCode::NoProvider, sentence)
     } else if record.origins.is_empty() {
         let sentence = format!(
             "no origins were given and no connected peer has the content; {reached}. Keep a node that has it connected to one of the delegates"
@@ -58,9 +78,14 @@ pub(super) fn of_stall(record: &PinRecord, had_provider: bool, tried: &Tried, pr
         (FailureCode::Unreachable, sentence)
     };
     let mut sentence = sentence;
+    if let Some(asked) = asked {
+        sentence.push_str("; ");
+        sentence.push_str(asked);
+    }
     for problem in tried.problems.iter().take(PROBLEMS_IN_SENTENCE_MAX) {
         sentence.push_str("; ");
         sentence.push_str(problem);
     }
-    Failure { code, sentence, tried: tried.all.clone() }
+    let tried = tried.all.iter().cloned().chain(asked.map(str::to_owned)).collect();
+    Failure { code, sentence, tried }
 }

@@ -7,6 +7,8 @@ use cid::Cid;
 use redb::ReadTransaction;
 
 use super::file::{BlockFile, INDEX, SEGMENTS};
+use super::gc::Links;
+use super::held::HeldWalk;
 use super::pack::{self, Place};
 use super::scrub::{self, ScrubRecord};
 use super::whole::WholeDag;
@@ -59,6 +61,11 @@ impl BlockReader {
         first: impl FnOnce() -> Result<T, E>,
     ) -> Result<(T, ReadTransaction), E> {
         self.file.snapshot_with(first)
+    }
+
+    /// A walk over what is held, without roots yet. `links` says what a node links to.
+    pub fn held_walk(&self, links: Links) -> HeldWalk {
+        HeldWalk::new(self.file(), links)
     }
 
     /// One state of the store, for as long as it is held.

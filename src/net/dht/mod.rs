@@ -1,0 +1,252 @@
+//! Our part in the Amino DHT (`/ipfs/kad/1.0.0`): who provides a CID, which servers are near a key, and, once we can be reached, a server of our own.
+//!
+//! Look-ups and the table of servers are `libp2p-kad`'s. The records that strangers leave here are in [`records`], and ours go
+//! out by [`announce`]: `libp2p-kad` would look the servers up anew for each CID.
+//! <https://github.com/libp2p/specs/blob/master/kad-dht/README.md>
+
+pub(super) mod announce;
+mod records;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use libp2p::kad::{self, QueryId};
+use libp2p::swarm::StreamProtocol;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+use self::records::ProviderRecords;
+use super::address;
+use super::profile::{Profile, Refusal};
+
+/// The protocol of the public IPFS network.
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
+
+/// A look-up that takes longer is given up; what it found by then counts. Kubo allows as long.
+const QUERY_MAX: Duration = Duration::from_secs(60);
+
+/// Servers that one look-up asks at the same time, as Kubo does: many of the public network don't answer.
+const PARALLELISM: usize = 10;
+
+/// The longest message: an answer names up to 40 peers, each with a dozen addresses of up to 150 bytes.
+const MESSAGE_BYTES_MAX: usize = 128 * 1024;
+
+/// How often the table of servers is renewed.
+const BOOTSTRAP_INTERVAL: Duration = Duration::from_mins(10);
+
+/// Look-ups that run at the same time; whoever asks for more is told that nobody was found.
+const QUERIES_MAX: usize = 256;
+
+/// Addresses of a server that are remembered from what it says of itself.
+const SERVER_ADDRESSES_MAX: usize = 16;
+
+pub(super) type Kademlia = kad::Behaviour<ProviderRecords>;
+
+/// What a look-up of providers tells as it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProviderNews {
+    /// This peer is said to have the content; it is connected or being dialled.
+    Found(PeerId),
+    /// The look-up is over.
+    Ended {
+        /// How many servers answered.
+        servers: u32,
+        /// Whether it was given up because it took too long.
+        timed_out: bool,
+    },
+}
+
+/// A DHT server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its peer id.
+    pub peer: PeerId,
+    /// Where it is reached, as others say.
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// A look at our part in the DHT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DhtStatus {
+    /// Whether we answer others.
+    pub is_server: bool,
+    /// Servers in our table.
+    pub servers: usize,
+    /// Look-ups that run.
+    pub lookups: usize,
+    /// Providers' records that others left here.
+    pub records: usize,
+}
+
+/// Who waits for a look-up.
+enum Query {
+    Providers {
+        news: mpsc::Sender<ProviderNews>,
+        told: HashSet<PeerId>,
+    },
+    Servers(oneshot::Sender<Vec<Server>>),
+    /// For a peer of which only the id is known: the look-up itself dials it.
+    Reach,
+}
+
+/// The look-ups that run.
+#[derive(Default)]
+pub(super) struct Queries(HashMap<QueryId, Query>);
+
+/// Our part in the DHT, or none. It becomes a server by itself when an own address is confirmed.
+pub(super) fn behaviour(own: PeerId, is_on: bool, bootstrap: &[(PeerId, Multiaddr)]) -> Toggle<Kademlia> {
+    if !is_on {
+        return None.into();
+    }
+    let mut config = kad::Config::new(PROTOCOL);
+    config
+        .set_query_timeout(QUERY_MAX)
+        .set_max_packet_size(MESSAGE_BYTES_MAX)
+        // What strangers leave here is looked at first.
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        // What we provide goes out by a sweep instead.
+        .set_provider_publication_interval(None)
+        .set_publication_interval(None)
+        .set_replication_interval(None)
+        .set_caching(kad::Caching::Disabled)
+        .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL));
+    if let Some(parallelism) = std::num::NonZeroUsize::new(PARALLELISM) {
+        config.set_parallelism(parallelism);
+    }
+    let mut kademlia = kad::Behaviour::with_config(own, ProviderRecords::new(own), config);
+    for (peer, address) in bootstrap {
+        kademlia.add_address(peer, address.clone());
+    }
+    Some(kademlia).into()
+}
+
+/// The peers that addresses ending in `/p2p/` name.
+pub(super) fn named_peers(addresses: &[Multiaddr]) -> Vec<(PeerId, Multiaddr)> {
+    addresses.iter().filter_map(|address| Some((address::peer(address)?, address.clone()))).collect()
+}
+
+/// A server told where it is reached: what of it may be dialled comes into our table.
+pub(super) fn learn(kademlia: &mut Kademlia, profile: &Profile, peer: PeerId, addresses: &[Multiaddr]) {
+    for address in addresses.iter().take(SERVER_ADDRESSES_MAX) {
+        if may_use(profile, address) {
+            kademlia.add_address(&peer, address.clone());
+        }
+    }
+}
+
+/// Whether an address that the DHT names may be dialled. In a network of its own the operator switched the DHT on, and so trusts it.
+fn may_use(profile: &Profile, address: &Multiaddr) -> bool {
+    matches!(profile.may_dial(address, true), Ok(()) | Err(Refusal::Unresolved))
+}
+
+impl Queries {
+    /// Looks for providers of what has this multihash. The sender's end says that it can't be asked now.
+    pub(super) fn find_providers(
+        &mut self,
+        kademlia: &mut Kademlia,
+        multihash: &[u8],
+        news: mpsc::Sender<ProviderNews>,
+    ) {
+        if self.0.len() < QUERIES_MAX {
+            let id = kademlia.get_providers(kad::RecordKey::new(&multihash));
+            self.0.insert(id, Query::Providers { news, told: HashSet::new() });
+        }
+    }
+
+    /// Looks for the servers that are nearest to the place of these bytes.
+    pub(super) fn find_servers(
+        &mut self,
+        kademlia: &mut Kademlia,
+        place: Vec<u8>,
+        reply: oneshot::Sender<Vec<Server>>,
+    ) {
+        if self.0.len() < QUERIES_MAX {
+            let id = kademlia.get_closest_peers(place);
+            self.0.insert(id, Query::Servers(reply));
+        }
+    }
+
+    /// Looks for a peer, so that it is dialled where others know its addresses.
+    pub(super) fn reach(&mut self, kademlia: &mut Kademlia, peer: PeerId) {
+        if self.0.len() < QUERIES_MAX {
+            let id = kademlia.get_closest_peers(peer.to_bytes());
+            self.0.insert(id, Query::Reach);
+        }
+    }
+
+    /// Ends the look-ups for which nobody waits any longer.
+    pub(super) fn end_unwanted(&mut self, kademlia: &mut Kademlia) {
+        self.0.retain(|id, query| {
+            let is_wanted = match query {
+                Query::Providers { news, .. } => !news.is_closed(),
+                Query::Servers(reply) => !reply.is_closed(),
+                Query::Reach => true,
+            };
+            if !is_wanted && let Some(mut running) = kademlia.query_mut(id) {
+                running.finish();
+            }
+            is_wanted
+        });
+    }
+
+    /// What a look-up has found. Returns providers that nobody was told of before.
+    pub(super) fn handle(
+        &mut self,
+        id: QueryId,
+        result: kad::QueryResult,
+        stats: &kad::QueryStats,
+        is_last: bool,
+    ) -> Vec<PeerId> {
+        let mut new = Vec::new();
+        let (mut servers, mut timed_out) = (Vec::new(), false);
+        match result {
+            kad::QueryResult::GetProviders(Ok(kad::GetProvidersOk::FoundProviders { providers, .. })) => {
+                if let Some(Query::Providers { told, .. }) = self.0.get_mut(&id) {
+                    new.extend(providers.into_iter().filter(|peer| told.insert(*peer)));
+                }
+            }
+            kad::QueryResult::GetProviders(Err(kad::GetProvidersError::Timeout { .. })) => timed_out = true,
+            // One that was broken off has found some servers, but not those that are nearest.
+            kad::QueryResult::GetClosestPeers(Ok(kad::GetClosestPeersOk { peers, .. })) => servers = peers,
+            _ => {}
+        }
+        if let Some(Query::Providers { news, .. }) = self.0.get(&id) {
+            for peer in &new {
+                // Whoever is slow has enough providers for now.
+                let _ = news.try_send(ProviderNews::Found(*peer));
+            }
+        }
+        if is_last {
+            match self.0.remove(&id) {
+                Some(Query::Providers { news, .. }) => {
+                    let _ = news.try_send(ProviderNews::Ended { servers: stats.num_successes(), timed_out });
+                }
+                Some(Query::Servers(reply)) => {
+                    let server = |found: kad::PeerInfo| Server { peer: found.peer_id, addresses: found.addrs };
+                    let _ = reply.send(servers.into_iter().map(server).collect());
+                }
+                Some(Query::Reach) | None => {}
+            }
+        }
+        new
+    }
+}
+
+/// A look at the behaviour.
+pub(super) fn status(kademlia: &mut Kademlia, queries: &Queries) -> DhtStatus {
+    let servers = kademlia.kbuckets().map(|bucket| bucket.num_entries()).sum();
+    let is_server = kademlia.mode() == kad::Mode::Server;
+    DhtStatus { is_server, servers, lookups: queries.0.len(), records: kademlia.store_mut().len() }
+}
+
+/// A stranger leaves a record here: what of it may be told to others is kept, within bounds.
+pub(super) fn handle_request(kademlia: &mut Kademlia, profile: &Profile, request: kad::InboundRequest) {
+    // Values (IPNS records, public keys) aren't kept: a server has to judge them first.
+    if let kad::InboundRequest::AddProvider { record: Some(mut record) } = request {
+        record.addresses.retain(|address| profile.may_announce(address));
+        if let Err(error) = kad::store::RecordStore::add_provider(kademlia.store_mut(), record) {
+            tracing::debug!(%error, "a provider's record isn't kept");
+        }
+    }
+}
