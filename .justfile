@@ -22,6 +22,11 @@ interop *ARGUMENTS:
     cargo build --locked
     tests/interop/run {{ ARGUMENTS }}
 
+# An internet of one machine, with a DHT of real Kubo nodes; needs Linux.
+network *ARGUMENTS:
+    cargo build --locked
+    tests/network/run {{ ARGUMENTS }}
+
 # A pin and its way back, on this machine alone.
 demo *ARGUMENTS:
     cargo run --release --locked -- demo {{ ARGUMENTS }}

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from . import processes
 from .processes import Process
@@ -79,8 +79,12 @@ class Kubo:
         return json.loads((self.repository / "config").read_text())
 
     def _configure(self, announce: list[str]) -> None:
-        """Nothing but loopback, and nobody but who is dialled by name."""
         configuration = self._read_configuration()
+        self._isolate(configuration, announce)
+        self._write_configuration(configuration)
+
+    def _isolate(self, configuration: dict, announce: list[str]) -> None:
+        """Nothing but loopback, and nobody but who is dialled by name."""
         configuration["Addresses"].update(
             {
                 "Swarm": ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"],
@@ -106,12 +110,11 @@ class Kubo:
                 "RelayService": {"Enabled": False},
             }
         )
-        self._write_configuration(configuration)
 
     def _write_configuration(self, configuration: dict) -> None:
         (self.repository / "config").write_text(json.dumps(configuration, indent=2))
 
-    def start(self) -> "Kubo":
+    def start(self) -> Self:
         """Starts the daemon and waits for its API. A restart listens on the same ports as before."""
         if self.is_running():
             return self
@@ -156,7 +159,7 @@ class Kubo:
         assert self._daemon is not None
         self._daemon.kill()
 
-    def __enter__(self) -> "Kubo":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_unused: object) -> None:

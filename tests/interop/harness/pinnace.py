@@ -7,6 +7,7 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from . import processes
 from .processes import Process
@@ -31,6 +32,9 @@ class Answer:
 class Pinnace:
     """One data directory and the daemon on it."""
 
+    # Flags that say which network it is in.
+    _network = ("--lan",)
+
     def __init__(self, binary: Path, directory: Path, name: str, http: str = "127.0.0.1:0", **environment: str) -> None:
         self.name = name
         self.directory = directory / name
@@ -47,13 +51,13 @@ class Pinnace:
         self.ready: dict = {}
         self.email = self.password = self.token = ""
 
-    def start(self) -> "Pinnace":
+    def start(self) -> Self:
         """Starts the daemon and waits until it says that all is serving. A restart uses the same ports."""
         if self.is_running():
             return self
         self._starts += 1
         output = self.directory / f"ready-{self._starts}.json"
-        arguments = [self._binary, "serve", "--lan", "--data", str(self.data), "--http", self._http]
+        arguments = [self._binary, "serve", *self._network, "--data", str(self.data), "--http", self._http]
         for address in self._listen:
             arguments += ["--listen", address]
         self._daemon = Process([*arguments, "--ready-json"], self._environment, self.log, output)
@@ -131,7 +135,7 @@ class Pinnace:
         self._daemon.kill()
         self._daemon = None
 
-    def __enter__(self) -> "Pinnace":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_unused: object) -> None:

@@ -1,0 +1,107 @@
+"""What strangers who know nothing but a CID must be able to do, with pinnace on either side."""
+
+import json
+import time
+
+from harness.contents import KIB, MIB, Directory, File
+from harness.runner import case
+from harness.waiting import wait_until
+from internet import Internet, PublicKubo, PublicPinnace
+
+# CIDs whose records are looked for, of all that are provided.
+_LOOKED_FOR = 25
+
+
+def _pin(pinnace: PublicPinnace, root: str, name: str) -> str:
+    """Asks for a pin by its CID alone."""
+    answer = pinnace.request("POST", "/api/psa/pins", {"cid": root, "name": name})
+    assert answer.status == 202 and answer.body is not None, f"POST answered {answer}"
+    return answer.body["requestid"]
+
+
+def _provided(pinnace: PublicPinnace) -> dict:
+    """What `pinnace provide status` says."""
+    return json.loads(pinnace.run_bytes("provide", "status", "--json"))
+
+
+def _find(kubo: PublicKubo, cid: str, peer_id: str) -> bool:
+    """Whether a Kubo is told by the DHT that a peer has it."""
+    return peer_id in kubo.run("routing", "findprovs", "--num-providers=20", cid).split()
+
+
+@case(seconds=120)
+def a_cid_that_kubo_has_is_found(internet: Internet) -> str:
+    """Without origins, from a Kubo with which nobody here was ever connected."""
+    content = File("a file that is found", 3 * MIB)
+    pinnace = internet.pinnace
+    with internet.new_kubo("publisher") as publisher:
+        root = content.add(publisher)
+        publisher.run("routing", "provide", root)
+        started = time.monotonic()
+        pinnace.wait_pinned(_pin(pinnace, root, content.name), 60)
+        return f"pinned {time.monotonic() - started:.1f} s after it was asked for"
+
+
+@case(seconds=120)
+def that_nobody_has_a_cid_is_said(internet: Internet) -> str:
+    """The pin tells who was asked, while it is still being looked for."""
+    pinnace = internet.pinnace
+    requestid = _pin(pinnace, "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy", "nobody has it")
+
+    def said() -> str:
+        details = str(pinnace.pin(requestid).get("info", {}).get("status_details", ""))
+        return details if "servers answered" in details else ""
+
+    return wait_until("the DHT to be asked", said, 60)
+
+
+@case(seconds=180)
+def a_stranger_finds_what_is_pinned(internet: Internet) -> str:
+    """Once the one who had it is gone, a Kubo fetches it from pinnace, by its CID alone; and again after a restart."""
+    content = File("a file that is provided", 5 * MIB)
+    pinnace = internet.pinnace
+    with internet.new_kubo("first-owner") as owner, internet.new_kubo("stranger") as stranger:
+        root = content.add(owner)
+        owner.run("routing", "provide", root)
+        pinnace.wait_pinned(_pin(pinnace, root, content.name), 60)
+        pinned = time.monotonic()
+        owner.stop()
+        wait_until("the stranger to be told", lambda: _find(stranger, root, pinnace.peer_id), 30, every=0.1)
+        took = time.monotonic() - pinned
+        compared = content.compare(stranger, root)
+    check = json.loads(pinnace.run_bytes("check", root, "--json"))
+    assert check["fetchable"] and check["provider_record"].startswith("found"), check
+    pinnace.terminate()
+    pinnace.start()
+    with internet.new_kubo("another-stranger") as stranger:
+        content.compare(stranger, root)
+    return f"found {took:.1f} s after it was pinned; {compared} alike, and again after a restart"
+
+
+@case(seconds=400)
+def every_block_of_10000_is_provided(internet: Internet) -> str:
+    """The sweep tells real servers of all blocks, at its first round."""
+    content = Directory("a directory that is provided", 10_000, KIB)
+    # Pinned while it takes no part in the DHT; so all of it is due when it does.
+    alone = internet.new_pinnace("sweeper", PINNACE_NETWORK__DHT="off")
+    with internet.new_kubo("owner-of-many") as owner:
+        root = content.add(owner)
+        blocks = owner.run("refs", "--recursive", "--unique", root).split()
+        with alone:
+            answer = alone.request("POST", "/api/psa/pins", {"cid": root, "origins": [owner.multiaddr]})
+            assert answer.status == 202 and answer.body is not None, f"POST answered {answer}"
+            alone.wait_pinned(answer.body["requestid"], 120)
+    alone.with_dht()
+    with alone as sweeper:
+        started = time.monotonic()
+        wait_until("the sweep to be through", lambda: _provided(sweeper)["cells_due"] == 0, 240, every=0.5)
+        took, cost = time.monotonic() - started, _provided(sweeper)
+        assert cost["cids"] == len(blocks) + 1, f"{len(blocks) + 1} blocks, and {cost}"
+        with internet.new_kubo("who-looks") as stranger:
+            looked_for = [root, *blocks[:: len(blocks) // _LOOKED_FOR]]
+            missing = [cid for cid in looked_for if not _find(stranger, cid, sweeper.peer_id)]
+            assert not missing, f"{len(missing)} of {len(looked_for)} are not found, such as {missing[0]}; {cost}"
+    return (
+        f"{cost['cids']} CIDs in {took:.0f} s: {cost['lookups']} look-ups, {cost['streams']} streams, "
+        f"{cost['records']} records with {cost['bytes']} bytes; {len(looked_for)} looked for, all found"
+    )
