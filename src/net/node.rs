@@ -150,10 +150,12 @@ impl Node {
             read_sender,
             idle: HashSet::new(),
             lookups: dht::Queries::default(),
+            entrances: dht::Entrances::new(&options.bootstrap),
             peering: Kept::all(&options.peering, Instant::now()),
             connected_since: HashMap::new(),
             connections_max: options.connections_max,
         };
+        event_loop.enter_dht();
         for event in early {
             event_loop.handle_bitswap(event);
         }
@@ -185,7 +187,7 @@ fn build_swarm(
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::default()),
         bitswap: Bitswap::default(),
-        dht: dht::behaviour(keypair.public().to_peer_id(), has_dht, &dht::named_peers(&options.bootstrap)),
+        dht: dht::behaviour(keypair.public().to_peer_id(), has_dht).into(),
         streams: libp2p_stream::Behaviour::new(),
     };
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_MAX);
@@ -274,6 +276,7 @@ struct EventLoop {
     idle: HashSet<PeerNumber>,
     /// Look-ups in the DHT.
     lookups: dht::Queries,
+    entrances: dht::Entrances,
     /// Peers that the operator wants to be connected with.
     peering: Vec<Kept>,
     /// Every connected peer, and since when it is.

@@ -37,7 +37,7 @@ use self::counters::Counters;
 pub use self::options::{Options, Strategy};
 use self::region::Announcer;
 use self::slice::Source;
-use self::sweep::SweepStatus;
+use self::sweep::{CELLS, SweepStatus};
 use crate::denylist::Denylist;
 use crate::model::block::IDENTITY_HASH;
 use crate::net::NodeHandle;
@@ -110,6 +110,11 @@ impl Shared {
         change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Whether anything is provided at all.
+    fn provides(&self) -> bool {
+        self.options.strategy != Strategy::Off && self.node.has_dht()
+    }
+
     /// Whether servers can be told anything now: they keep only records with an address.
     fn is_able(&self) -> bool {
         self.node.has_dht() && !self.node.delegates().1
@@ -159,7 +164,7 @@ impl Provider {
         let source = Source { reader, records, denylist: denylist.clone(), strategy: options.strategy };
         let shared = Arc::new(Shared { options, node, counters, progress, denylist });
         let mut tasks = Vec::new();
-        if options.strategy != Strategy::Off && shared.node.has_dht() {
+        if shared.provides() {
             let rooting = roots::run(Arc::clone(&shared), announcer.clone(), new_roots);
             let mut ended = stopped.clone();
             tasks.push(tokio::spawn(async move {
@@ -181,6 +186,11 @@ impl Provider {
         }
     }
 
+    /// Cells that are due as far as is known before the sweep has read what was done: all, if there is one.
+    fn cells_at_start(&self) -> usize {
+        if self.shared.provides() { CELLS } else { 0 }
+    }
+
     /// How it goes.
     pub fn status(&self) -> ProvideStatus {
         let shared = &self.shared;
@@ -193,7 +203,7 @@ impl Provider {
             cids: progress.cids,
             roots_waiting: progress.roots_waiting,
             cells_provided: sweep.map_or(0, |sweep| sweep.provided),
-            cells_due: sweep.map_or(0, |sweep| sweep.overdue + sweep.never),
+            cells_due: sweep.map_or_else(|| self.cells_at_start(), |sweep| sweep.overdue + sweep.never),
             oldest_seconds: sweep.and_then(|sweep| sweep.oldest_seconds),
             behind: sweep.is_some_and(|sweep| sweep.is_behind),
             lookups: shared.counters.lookups.get(),

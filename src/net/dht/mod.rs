@@ -8,11 +8,10 @@ pub(super) mod announce;
 mod records;
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libp2p::kad::{self, QueryId};
 use libp2p::swarm::StreamProtocol;
-use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -34,6 +33,12 @@ const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 
 /// How often the table of servers is renewed.
 const BOOTSTRAP_INTERVAL: Duration = Duration::from_mins(10);
+
+/// How often the DHT is entered while no server is known.
+const ENTER_EVERY: Duration = Duration::from_secs(30);
+
+/// Servers that a look-up finds. Where at least twice as many are known, one that finds fewer was cut off.
+const FOUND_SERVERS: usize = 20;
 
 /// Look-ups that run at the same time; whoever asks for more is told that nobody was found.
 const QUERIES_MAX: usize = 256;
@@ -94,10 +99,44 @@ enum Query {
 #[derive(Default)]
 pub(super) struct Queries(HashMap<QueryId, Query>);
 
+/// By whom the DHT is entered.
+pub(super) struct Entrances {
+    peers: Vec<(PeerId, Multiaddr)>,
+    used_at: Instant,
+}
+
+impl Entrances {
+    /// The peers that addresses ending in `/p2p/` name.
+    pub(super) fn new(addresses: &[Multiaddr]) -> Self {
+        let named = addresses.iter().filter_map(|address| Some((address::peer(address)?, address.clone())));
+        Self { peers: named.collect(), used_at: Instant::now() }
+    }
+
+    /// Enters by all of them. The behaviour looks for its neighbours then.
+    pub(super) fn enter(&mut self, kademlia: &mut Kademlia) {
+        self.used_at = Instant::now();
+        for (peer, address) in &self.peers {
+            kademlia.add_address(peer, address.clone());
+        }
+    }
+
+    /// The same, if no server is known: a peer that can't be dialled leaves the table, and without this a machine that was offline for a
+    /// moment would never come back.
+    pub(super) fn enter_again(&mut self, kademlia: &mut Kademlia) {
+        if self.used_at.elapsed() >= ENTER_EVERY && known_servers(kademlia) == 0 {
+            self.enter(kademlia);
+        }
+    }
+}
+
+fn known_servers(kademlia: &mut Kademlia) -> usize {
+    kademlia.kbuckets().map(|bucket| bucket.num_entries()).sum()
+}
+
 /// Our part in the DHT, or none. It becomes a server by itself when an own address is confirmed.
-pub(super) fn behaviour(own: PeerId, is_on: bool, bootstrap: &[(PeerId, Multiaddr)]) -> Toggle<Kademlia> {
+pub(super) fn behaviour(own: PeerId, is_on: bool) -> Option<Kademlia> {
     if !is_on {
-        return None.into();
+        return None;
     }
     let mut config = kad::Config::new(PROTOCOL);
     config
@@ -114,16 +153,7 @@ pub(super) fn behaviour(own: PeerId, is_on: bool, bootstrap: &[(PeerId, Multiadd
     if let Some(parallelism) = std::num::NonZeroUsize::new(PARALLELISM) {
         config.set_parallelism(parallelism);
     }
-    let mut kademlia = kad::Behaviour::with_config(own, ProviderRecords::new(own), config);
-    for (peer, address) in bootstrap {
-        kademlia.add_address(peer, address.clone());
-    }
-    Some(kademlia).into()
-}
-
-/// The peers that addresses ending in `/p2p/` name.
-pub(super) fn named_peers(addresses: &[Multiaddr]) -> Vec<(PeerId, Multiaddr)> {
-    addresses.iter().filter_map(|address| Some((address::peer(address)?, address.clone()))).collect()
+    Some(kad::Behaviour::with_config(own, ProviderRecords::new(own), config))
 }
 
 /// A server told where it is reached: what of it may be dialled comes into our table.
@@ -193,6 +223,7 @@ impl Queries {
     /// What a look-up has found. Returns providers that nobody was told of before.
     pub(super) fn handle(
         &mut self,
+        kademlia: &mut Kademlia,
         id: QueryId,
         result: kad::QueryResult,
         stats: &kad::QueryStats,
@@ -208,7 +239,11 @@ impl Queries {
             }
             kad::QueryResult::GetProviders(Err(kad::GetProvidersError::Timeout { .. })) => timed_out = true,
             // One that was broken off has found some servers, but not those that are nearest.
-            kad::QueryResult::GetClosestPeers(Ok(kad::GetClosestPeersOk { peers, .. })) => servers = peers,
+            kad::QueryResult::GetClosestPeers(Ok(kad::GetClosestPeersOk { peers, .. }))
+                if peers.len() >= FOUND_SERVERS || known_servers(kademlia) < 2 * FOUND_SERVERS =>
+            {
+                servers = peers;
+            }
             _ => {}
         }
         if let Some(Query::Providers { news, .. }) = self.0.get(&id) {
@@ -235,7 +270,7 @@ impl Queries {
 
 /// A look at the behaviour.
 pub(super) fn status(kademlia: &mut Kademlia, queries: &Queries) -> DhtStatus {
-    let servers = kademlia.kbuckets().map(|bucket| bucket.num_entries()).sum();
+    let servers = known_servers(kademlia);
     let is_server = kademlia.mode() == kad::Mode::Server;
     DhtStatus { is_server, servers, lookups: queries.0.len(), records: kademlia.store_mut().len() }
 }
@@ -248,5 +283,59 @@ pub(super) fn handle_request(kademlia: &mut Kademlia, profile: &Profile, request
         if let Err(error) = kad::store::RecordStore::add_provider(kademlia.store_mut(), record) {
             tracing::debug!(%error, "a provider's record isn't kept");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    fn dht(servers: usize) -> Kademlia {
+        let own = PeerId::random();
+        let mut kademlia = behaviour(own, true).unwrap();
+        for _ in 0..servers {
+            kademlia.add_address(&PeerId::random(), "/ip4/1.1.1.1/tcp/4001".parse().unwrap());
+        }
+        kademlia
+    }
+
+    #[test]
+    fn a_dht_that_was_lost_is_entered_again() {
+        let (peer, mut kademlia) = (PeerId::random(), dht(0));
+        let address: Multiaddr = format!("/ip4/1.1.1.1/tcp/4001/p2p/{peer}").parse().unwrap();
+        let mut entrances = Entrances::new(&[address]);
+        entrances.enter(&mut kademlia);
+        assert_eq!(known_servers(&mut kademlia), 1);
+        // As when it couldn't be dialled.
+        kademlia.remove_peer(&peer);
+        entrances.enter_again(&mut kademlia);
+        assert_eq!(known_servers(&mut kademlia), 0, "not at once");
+        entrances.used_at = Instant::now().checked_sub(ENTER_EVERY).unwrap();
+        entrances.enter_again(&mut kademlia);
+        assert_eq!(known_servers(&mut kademlia), 1);
+    }
+
+    /// What a look-up that found so many of so many known servers is taken for.
+    fn found(found: usize, known: usize) -> usize {
+        let mut kademlia = dht(known);
+        let mut queries = Queries::default();
+        let (reply, mut answer) = oneshot::channel();
+        queries.find_servers(&mut kademlia, b"place".to_vec(), reply);
+        let id = *queries.0.keys().next().unwrap();
+        let stats = *kademlia.query(&id).unwrap().stats();
+        let peers = (0..found).map(|_| kad::PeerInfo { peer_id: PeerId::random(), addrs: Vec::new() }).collect();
+        let result = kad::QueryResult::GetClosestPeers(Ok(kad::GetClosestPeersOk { key: b"place".to_vec(), peers }));
+        queries.handle(&mut kademlia, id, result, &stats, true);
+        answer.try_recv().unwrap().len()
+    }
+
+    #[test]
+    fn a_look_up_that_was_cut_off_finds_nobody() {
+        assert_eq!(NonZeroUsize::new(FOUND_SERVERS), Some(kad::K_VALUE));
+        assert_eq!(found(20, 200), 20);
+        assert_eq!(found(19, 200), 0);
+        assert_eq!(found(5, 5), 5, "a small network has no more");
     }
 }

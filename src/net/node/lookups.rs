@@ -14,6 +14,12 @@ use super::super::problem::dial_problem;
 use super::{EventLoop, NodeEvent};
 
 impl EventLoop {
+    pub(super) fn enter_dht(&mut self) {
+        if let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut() {
+            self.entrances.enter(kademlia);
+        }
+    }
+
     pub(super) fn find_providers(&mut self, cid: &Cid, news: mpsc::Sender<ProviderNews>) {
         if let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut() {
             self.lookups.find_providers(kademlia, &cid.hash().to_bytes(), news);
@@ -54,7 +60,8 @@ impl EventLoop {
     pub(super) fn handle_dht(&mut self, event: kad::Event) {
         match event {
             kad::Event::OutboundQueryProgressed { id, result, stats, step } => {
-                for peer in self.lookups.handle(id, result, &stats, step.last) {
+                let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut() else { return };
+                for peer in self.lookups.handle(kademlia, id, result, &stats, step.last) {
                     self.dial_provider(peer);
                 }
             }
@@ -100,6 +107,7 @@ impl EventLoop {
     pub(super) fn keep_lookups(&mut self) {
         if let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut() {
             self.lookups.end_unwanted(kademlia);
+            self.entrances.enter_again(kademlia);
         }
     }
 }
