@@ -6,6 +6,7 @@
 
 pub mod core;
 mod options;
+mod surveys;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,15 +22,19 @@ use tokio::task::{JoinError, JoinHandle};
 use self::core::{CoreError, FetchCore, Held, TICK};
 pub use self::core::{FetchLimits, FetchProgress, LocalDag};
 pub use self::options::Options;
+use self::surveys::Surveys;
 use crate::dag::walk::WalkError;
 use crate::denylist::Denylist;
 use crate::model::{Block, Traffic, cids::codec};
 use crate::net::{GatewayAddress, NodeGone, NodeHandle, PeerId, SessionEvent, SessionHandle};
 use crate::retrieval::{GatewaySession, Gateways};
-use crate::store::blocks::{BlockReader, BlockWriter, BlocksError, Ticket, WholeDag};
+use crate::store::blocks::{BlockReader, BlockWriter, BlocksError, Ticket, WHOLE_BLOCKS_MIN, WholeDag};
 
-/// Bytes of nodes that one look-up reads; what is beyond waits for the next one.
+/// Bytes of nodes, and of what is known to be below them, that one look-up reads; what is beyond waits for the next one.
 const LOOKUP_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// After how many blocks a fetch has what it holds surveyed: so many are looked at one by one if it has to begin again.
+const SURVEY_BLOCKS: u64 = 100_000;
 
 /// Events that are taken in a row before anything else gets its turn.
 const EVENTS_IN_A_ROW_MAX: usize = 1024;
@@ -104,6 +109,7 @@ pub struct Fetcher {
     running: Arc<AtomicU64>,
     fetched: Arc<Traffic>,
     denylist: Denylist,
+    surveys: Arc<Surveys>,
 }
 
 impl Fetcher {
@@ -117,7 +123,8 @@ impl Fetcher {
         bytes_in_flight_max: u64,
     ) -> Self {
         let (running, fetched, denylist) = (Arc::default(), Arc::default(), Denylist::default());
-        Self { reader, writer, node, gateways, bytes_in_flight_max, running, fetched, denylist }
+        let surveys = Arc::new(Surveys::new(writer.clone()));
+        Self { reader, writer, node, gateways, bytes_in_flight_max, running, fetched, denylist, surveys }
     }
 
     /// The same, which makes no DAG local that has a block on this list.
@@ -160,13 +167,17 @@ impl Fetcher {
         let peers = self.node.open_session(first.peers).await?;
         let gateways = self.gateways.open(first.gateways);
         let puts = FuturesUnordered::new();
-        let mut run = Run { fetcher: self, core, sources, peers, gateways, lookup: None, puts, ticket: None };
+        let mut run =
+            Run { fetcher: self, core, sources, peers, gateways, lookup: None, puts, ticket: None, root, surveyed: 0 };
         let mut result = run.run(progress).await;
         if let Err(FetchError::Stalled { gateways, .. }) = &mut result {
             *gateways = run.gateways.remarks();
         }
         if let Ok(LocalDag { blocks, bytes }) = result {
             self.remember(root, WholeDag { blocks, bytes }, generation).await;
+            if blocks >= WHOLE_BLOCKS_MIN {
+                self.surveys.begin(root);
+            }
         }
         result
     }
@@ -232,6 +243,9 @@ struct Run<'fetcher> {
     puts: FuturesUnordered<BoxFuture<'static, Put>>,
     /// Covers the blocks that came and aren't handed to the store yet.
     ticket: Option<Ticket>,
+    root: Cid,
+    /// How many blocks were there when they were last surveyed.
+    surveyed: u64,
 }
 
 impl Run<'_> {
@@ -242,7 +256,9 @@ impl Run<'_> {
             if let Some(cids) = self.core.poll_lookup() {
                 cids.iter().try_for_each(|cid| self.fetcher.check(cid))?;
                 let reader = self.fetcher.reader.clone();
-                self.lookup = Some(tokio::task::spawn_blocking(move || look_up(&reader, &cids)));
+                // With a denylist every block is looked at.
+                let at_once = !self.fetcher.denylist.has_files();
+                self.lookup = Some(tokio::task::spawn_blocking(move || look_up(&reader, &cids, at_once)));
             }
             let actions = self.core.poll_actions(Instant::now(), self.fetcher.share_bytes());
             if !actions.is_empty() {
@@ -305,7 +321,12 @@ impl Run<'_> {
                 _ = tick.tick() => {
                     let now = Instant::now();
                     // Before the end, if this is one: it tells what the peers answered.
-                    progress.send_replace(self.core.progress(now));
+                    let come = self.core.progress(now);
+                    if come.blocks_fetched >= self.surveyed + SURVEY_BLOCKS {
+                        self.surveyed = come.blocks_fetched;
+                        self.fetcher.surveys.begin(self.root);
+                    }
+                    progress.send_replace(come);
                     self.core.handle_tick(now)?;
                 }
             }
@@ -365,20 +386,21 @@ async fn answer(lookup: Option<&mut Lookup>) -> Result<Result<Vec<(Cid, Held)>, 
     }
 }
 
-fn look_up(reader: &BlockReader, cids: &[Cid]) -> Result<Vec<(Cid, Held)>, BlocksError> {
+/// What the store has of these. What is known to be below a node comes with it if it may be taken `at_once`.
+fn look_up(reader: &BlockReader, cids: &[Cid], at_once: bool) -> Result<Vec<(Cid, Held)>, BlocksError> {
     let is_leaf = |cid: &Cid| codec::is_leaf(cid.codec());
     let sizes = reader.hold_many(cids)?;
-    let (mut nodes, mut bytes) = (Vec::new(), 0);
-    for (cid, size) in cids.iter().zip(&sizes) {
-        if let Some(size) = size.filter(|_| !is_leaf(cid)) {
-            bytes += u64::from(size);
-            if bytes > LOOKUP_BYTES_MAX && !nodes.is_empty() {
-                break;
-            }
-            nodes.push(*cid);
-        }
-    }
-    let mut data = nodes.iter().zip(reader.get_many(&nodes)?);
+    let held = cids.iter().zip(&sizes).filter_map(|(cid, size)| Some((*cid, (*size)?)));
+    let (mut nodes, node_sizes): (Vec<Cid>, Vec<u32>) = held.filter(|(cid, _)| !is_leaf(cid)).unzip();
+    let lists = if at_once { reader.sub_dag_bytes(&nodes)? } else { vec![None; nodes.len()] };
+    let mut bytes = 0;
+    let fit = node_sizes.iter().zip(&lists).take_while(|(size, list)| {
+        let is_first = bytes == 0;
+        bytes += u64::from(**size) + u64::from(list.unwrap_or(0));
+        is_first || bytes <= LOOKUP_BYTES_MAX
+    });
+    nodes.truncate(fit.count());
+    let mut data = nodes.iter().zip(reader.get_many(&nodes)?).zip(lists);
     let mut found = Vec::with_capacity(cids.len());
     for (cid, size) in cids.iter().zip(sizes) {
         let held = match size {
@@ -386,11 +408,14 @@ fn look_up(reader: &BlockReader, cids: &[Cid]) -> Result<Vec<(Cid, Held)>, Block
             Some(size) if is_leaf(cid) => Held::Leaf(size),
             Some(_) => match data.next() {
                 // Links that rotted would make a pin fail, or seem whole.
-                Some((_, Some(data))) if Block::verify(*cid, data.clone()).is_err() => {
+                Some(((_, Some(data)), _)) if Block::verify(*cid, data.clone()).is_err() => {
                     return Err(BlocksError::Corrupt { cid: *cid });
                 }
-                Some((_, Some(data))) => Held::Node(data),
-                Some((_, None)) => Held::No,
+                Some(((_, Some(data)), list)) => match list.map(|_| reader.sub_dag(cid)).transpose()?.flatten() {
+                    Some(sub_dag) => Held::SubDag(data, sub_dag),
+                    None => Held::Node(data),
+                },
+                Some(((_, None), _)) => Held::No,
                 None => Held::Later,
             },
         };
@@ -398,3 +423,6 @@ fn look_up(reader: &BlockReader, cids: &[Cid]) -> Result<Vec<(Cid, Held)>, Block
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,6 +123,7 @@ mod tests {
             store: StoreSizes {
                 blocks: 5,
                 segment_bytes: 0,
+                whole_sub_dags: 0,
                 blocks_bytes_on_disk: 3 << 20,
                 records_bytes_on_disk: 1 << 10,
             },

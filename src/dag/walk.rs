@@ -11,9 +11,9 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::links::{LinkError, bytes_told, links};
-use crate::model::CidError;
 use crate::model::block::IDENTITY_HASH;
 use crate::model::cids;
+use crate::model::{CidError, SubDag};
 
 /// Why a DAG can't be walked to its end. Waiting or asking someone else does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,6 +162,31 @@ impl Walk {
         }
     }
 
+    /// Takes the block of an outstanding CID with what is known of its sub-DAG, whose blocks need not be looked at one by one. As
+    /// [`Walk::add_block`] alone, if some of those may be deeper than allowed.
+    pub fn add_sub_dag(&mut self, cid: &Cid, data: &Bytes, sub_dag: &SubDag) -> Result<(), WalkError> {
+        let key = self.keyed.hash(cid);
+        let Some(depth) = self.outstanding.get(&key).copied() else { return Ok(()) };
+        if depth.checked_add(sub_dag.height).is_none_or(|deepest| deepest > self.limits.depth_max) {
+            return self.add_block(cid, data).map(|_| ());
+        }
+        if depth == 0 {
+            self.bytes_told = bytes_told(cid, data);
+        }
+        self.count(data.len() as u64)?;
+        for (block, bytes) in &sub_dag.blocks {
+            // One that waits, or is on its way, is counted when it comes.
+            if self.see(block)? {
+                self.count(u64::from(*bytes))?;
+            }
+        }
+        for (node, links) in sub_dag.below.iter().rev() {
+            self.push(&[*node], depth.saturating_add(*links))?;
+        }
+        self.outstanding.remove(&key);
+        Ok(())
+    }
+
     /// One block more is there.
     fn count(&mut self, bytes: u64) -> Result<(), WalkError> {
         self.done += 1;
@@ -220,15 +245,19 @@ impl Walk {
         self.push(&children, depth.saturating_add(1))
     }
 
+    /// Whether a block of the DAG wasn't known before.
+    fn see(&mut self, cid: &Cid) -> Result<bool, WalkError> {
+        let is_new = self.seen.insert(self.keyed.hash(cid));
+        let blocks_max = self.limits.blocks_max;
+        if self.seen.len() as u64 > blocks_max { Err(WalkError::TooLarge { blocks_max }) } else { Ok(is_new) }
+    }
+
     /// Makes the CIDs that are new pending, the first of them on top; they are `depth` links away from the root.
     fn push(&mut self, cids: &[Cid], depth: u32) -> Result<usize, WalkError> {
-        let WalkLimits { blocks_max, depth_max, .. } = self.limits;
+        let depth_max = self.limits.depth_max;
         let mut new = Vec::new();
         for cid in cids {
-            if self.seen.insert(self.keyed.hash(cid)) {
-                if self.seen.len() as u64 > blocks_max {
-                    return Err(WalkError::TooLarge { blocks_max });
-                }
+            if self.see(cid)? {
                 if depth > depth_max {
                     return Err(WalkError::TooDeep { depth_max });
                 }

@@ -13,7 +13,7 @@ use cid::Cid;
 use crate::bitswap::PeerNumber;
 use crate::bitswap::session::{Action, Answers, Session};
 use crate::dag::walk::{Walk, WalkError, WalkLimits};
-use crate::model::Block;
+use crate::model::{Block, SubDag};
 use crate::net::SessionEvent;
 
 /// CIDs that are looked up in the store at a time.
@@ -139,6 +139,8 @@ pub enum Held {
     Leaf(u32),
     /// A block, verified.
     Node(Bytes),
+    /// The same, and what is known to be below it.
+    SubDag(Bytes, SubDag),
     /// Not looked at, since the nodes before it are large.
     Later,
 }
@@ -260,22 +262,18 @@ impl FetchCore {
         for (cid, _) in found.iter().rev().filter(|(_, held)| matches!(held, Held::Later)) {
             self.walk.give_back(cid);
         }
+        let (blocks, bytes) = (self.walk.done(), self.walk.bytes());
         for (cid, held) in found {
             match held {
                 Held::Later => {}
                 Held::No => self.session.want(cid),
-                Held::Leaf(bytes) => {
-                    self.walk.add_leaf(&cid, u64::from(bytes))?;
-                    self.progress.blocks_fetched += 1;
-                    self.progress.bytes_fetched += u64::from(bytes);
-                }
-                Held::Node(data) => {
-                    self.walk.add_block(&cid, &data)?;
-                    self.progress.blocks_fetched += 1;
-                    self.progress.bytes_fetched += data.len() as u64;
-                }
+                Held::Leaf(bytes) => self.walk.add_leaf(&cid, u64::from(bytes))?,
+                Held::Node(data) => self.walk.add_block(&cid, &data).map(|_| ())?,
+                Held::SubDag(data, sub_dag) => self.walk.add_sub_dag(&cid, &data, &sub_dag)?,
             }
         }
+        self.progress.blocks_fetched += self.walk.done() - blocks;
+        self.progress.bytes_fetched += self.walk.bytes() - bytes;
         Ok(())
     }
 

@@ -8,10 +8,12 @@ pub mod limits;
 pub mod pin;
 pub mod protobuf;
 pub mod query;
+pub mod sub_dag;
 pub mod time;
 pub mod traffic;
 
 pub use block::{Block, BlockError};
 pub use cids::{CidError, ContentKey};
 pub use pin::{Failure, FailureCode, PinId, PinRecord, PinState, UserId};
+pub use sub_dag::SubDag;
 pub use traffic::Traffic;

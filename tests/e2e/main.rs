@@ -20,3 +20,4 @@ mod soak;
 mod support;
 mod two_services;
 mod verify;
+mod versions;

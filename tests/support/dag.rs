@@ -48,6 +48,15 @@ impl Dag {
         Self { root: root.0, blocks }
     }
 
+    /// A root above other DAGs, and above blocks that some of those have.
+    pub fn over(name: &str, parts: &[&Self], more: &[Cid]) -> Self {
+        let links: Vec<Cid> = parts.iter().map(|part| part.root).chain(more.iter().copied()).collect();
+        let root = node(name, &links);
+        let mut blocks: Vec<(Cid, Bytes)> = parts.iter().flat_map(|part| part.blocks.clone()).collect();
+        blocks.push(root.clone());
+        Self { root: root.0, blocks }
+    }
+
     /// The bytes of a block.
     #[track_caller]
     pub fn data(&self, cid: &Cid) -> &Bytes {

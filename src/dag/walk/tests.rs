@@ -269,3 +269,35 @@ fn the_root_says_how_much_there_is() {
     alone.add_block(&leaf_cid, &leaf).unwrap();
     assert_eq!(alone.bytes_told(), Some(7));
 }
+
+#[test]
+fn a_sub_dag_that_may_be_too_deep_is_walked() {
+    let leaf = block(codec::RAW, vec![7; 100]);
+    let middle = node(1, &[leaf.0]);
+    let root = node(2, &[middle.0]);
+    let bytes = (leaf.1.len() + middle.1.len() + root.1.len()) as u64;
+    let length = |block: &(Cid, Bytes)| (block.0, u32::try_from(block.1.len()).unwrap());
+    let sub_dag = SubDag { blocks: vec![length(&middle), length(&leaf)], below: Vec::new(), height: 2 };
+
+    let mut walk = Walk::new(root.0, WalkLimits::NONE).unwrap();
+    assert_eq!(walk.next(), Some(root.0));
+    walk.add_sub_dag(&root.0, &root.1, &sub_dag).unwrap();
+    assert!(walk.is_complete());
+    assert_eq!((walk.done(), walk.bytes(), walk.known()), (3, bytes, 3));
+
+    for (height, depth_max) in [(2, 1), (u32::MAX, 2)] {
+        let mut walk = Walk::new(root.0, WalkLimits { depth_max, ..WalkLimits::NONE }).unwrap();
+        walk.next();
+        walk.add_sub_dag(&root.0, &root.1, &SubDag { height, ..sub_dag.clone() }).unwrap();
+        assert_eq!((walk.done(), walk.next()), (1, Some(middle.0)), "only the root was taken");
+        let below = walk.add_block(&middle.0, &middle.1);
+        assert_eq!(below.is_err(), depth_max == 1, "{below:?}");
+    }
+
+    let small = WalkLimits { bytes_max: bytes - 1, ..WalkLimits::NONE };
+    for limits in [at_most(2), small] {
+        let mut walk = Walk::new(root.0, limits).unwrap();
+        walk.next();
+        assert!(walk.add_sub_dag(&root.0, &root.1, &sub_dag).is_err());
+    }
+}

@@ -116,6 +116,9 @@ pub struct StoreSizes {
     /// Bytes of them, and of removed ones whose space isn't given back yet.
     #[serde(default)]
     pub segment_bytes: u64,
+    /// Parts of DAGs that are known to be whole, so that a pin with one of them needn't look at each of its blocks.
+    #[serde(default)]
+    pub whole_sub_dags: u64,
     /// Bytes that the file of the blocks takes on the disk.
     pub blocks_bytes_on_disk: u64,
     /// Bytes that the file of the records takes on the disk.
@@ -168,9 +171,11 @@ pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiErr
         let held = blocks.stats();
         let (blocks_file, records_file) = (bytes_on_disk(&process.blocks_file), bytes_on_disk(&process.records_file));
         held.and_then(|held| {
+            let whole_sub_dags = blocks.sub_dag_lists()?;
             let sizes = StoreSizes {
                 blocks: held.blocks,
                 segment_bytes: held.segment_bytes,
+                whole_sub_dags,
                 blocks_bytes_on_disk: blocks_file,
                 records_bytes_on_disk: records_file,
             };

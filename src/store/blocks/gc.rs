@@ -299,6 +299,7 @@ impl Collection {
             }
             // Before the first block goes.
             self.file.prune_whole(&self.walked)?;
+            self.file.prune_sub_dags(&self.walked)?;
             self.walked = HashMap::new();
             self.phase = GcPhase::Sweep;
         }

@@ -5,6 +5,7 @@
 //! roots, once every block that was received before the start is durable: a [`Ticket`] stands for such a block, and
 //! a collection waits for the tickets that are older than itself before it walks the roots.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use roaring::RoaringTreemap;
@@ -41,6 +42,8 @@ impl Drop for Ticket {
 pub(super) struct Guard {
     marks: Mutex<Marks>,
     epoch: Mutex<Arc<Epoch>>,
+    /// How often a collection began or ended.
+    turns: AtomicU64,
 }
 
 impl Guard {
@@ -53,7 +56,11 @@ impl Guard {
 
     /// Begins a collection: from now on marks are kept. Then waits until all older tickets are returned.
     pub(super) fn begin(&self) {
-        *lock(&self.marks) = Some(RoaringTreemap::new());
+        {
+            let mut marks = lock(&self.marks);
+            *marks = Some(RoaringTreemap::new());
+            self.turns.fetch_add(1, Ordering::SeqCst);
+        }
         let old = std::mem::take(&mut *lock(&self.epoch));
         let mut tickets = lock(&old.tickets);
         while *tickets > 0 {
@@ -63,7 +70,21 @@ impl Guard {
 
     /// Ends the time in which marks matter.
     pub(super) fn end(&self) {
-        *lock(&self.marks) = None;
+        let mut marks = lock(&self.marks);
+        *marks = None;
+        self.turns.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often a collection has begun or ended: where two looks see the same, none did in between.
+    pub(super) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
+    }
+
+    /// What `look` sees, if no collection ran meanwhile, nor began nor ended.
+    pub(super) fn undisturbed<T, E>(&self, look: impl FnOnce() -> Result<T, E>) -> Result<Option<T>, E> {
+        let turns = self.turns();
+        let seen = look()?;
+        Ok((self.turns() == turns && self.marks().is_none()).then_some(seen))
     }
 
     /// The marks, for a look and a change in one.

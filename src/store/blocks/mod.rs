@@ -23,6 +23,8 @@ mod recent;
 mod schema;
 mod scrub;
 mod space;
+mod sub_dag;
+mod survey;
 mod whole;
 mod writer;
 
@@ -59,7 +61,8 @@ pub use held::HeldWalk;
 pub use reader::{BlockReader, BlockSnapshot, BlockStats};
 pub use scrub::{BlockVerifier, DAMAGED_NAMED_MAX, Scrub, ScrubRecord, ScrubReport, ScrubStep};
 pub use space::{Shortage, SpaceLimits, SpaceState};
-pub use whole::WholeDag;
+pub use survey::{CheckedLinks, Survey, SurveyStep};
+pub use whole::{BLOCKS_MIN as WHOLE_BLOCKS_MIN, WholeDag};
 pub use writer::{BlockWriter, PendingPut};
 
 use super::room::NoRoom;
@@ -68,7 +71,7 @@ use super::room::NoRoom;
 pub const SEGMENT_BYTES: usize = 65_520;
 
 /// The version of the layout that this program writes.
-pub const SCHEMA_VERSION: u64 = 3;
+pub const SCHEMA_VERSION: u64 = 4;
 
 /// What can go wrong with the blocks on disk. Cheap to clone, since one failed commit is the answer to many puts.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -190,6 +193,12 @@ impl BlockStore {
         let file = Arc::new(file);
         let (writer, thread) = writer::start(Arc::clone(&file), write_buffer_bytes)?;
         Ok(Self { reader: BlockReader::new(file), writer, thread: Some(thread) })
+    }
+
+    /// What is known of whole DAGs counts no longer, as when damage is found.
+    #[cfg(test)]
+    pub(crate) fn begin_generation(&self) {
+        self.reader.file().write(whole::begin_generation).unwrap();
     }
 
     /// A handle that reads.

@@ -13,7 +13,7 @@ use super::pack::{self, Place};
 use super::scrub::{self, ScrubRecord};
 use super::whole::WholeDag;
 use super::{BlocksError, Shortage, SpaceState};
-use crate::model::Block;
+use crate::model::{Block, SubDag};
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,22 @@ impl BlockReader {
     /// What [`super::BlockWriter::mark_whole`] needs to know from before a walk began.
     pub fn whole_generation(&self) -> Result<u64, BlocksError> {
         self.file.whole_generation()
+    }
+
+    /// How many bytes it takes to read what is known of the sub-DAGs of these nodes; `None` where nothing is. For who has a pin with them in
+    /// the records already.
+    pub fn sub_dag_bytes(&self, nodes: &[Cid]) -> Result<Vec<Option<u32>>, BlocksError> {
+        self.file.sub_dag_bytes(nodes)
+    }
+
+    /// Of how many sub-DAGs it is known that they are whole; this reads a few bytes.
+    pub fn sub_dag_lists(&self) -> Result<u64, BlocksError> {
+        self.file.sub_dag_lists()
+    }
+
+    /// What is below a node whose sub-DAG is known to be whole.
+    pub fn sub_dag(&self, node: &Cid) -> Result<Option<SubDag>, BlocksError> {
+        self.file.sub_dag(node)
     }
 
     /// Whether the store has the block of `cid`.

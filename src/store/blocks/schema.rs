@@ -4,6 +4,7 @@ use redb::{Database, ReadableTable, WriteTransaction};
 
 use super::file::{INDEX, META, META_SCHEMA, META_SEGMENT_BYTES, QUARANTINE, SEGMENT_SIZES, SEGMENTS};
 use super::recent::RECENT;
+use super::sub_dag::{SUB_DAG_BLOCKS, SUB_DAGS};
 use super::whole::WHOLE;
 use super::{BlocksError, SCHEMA_VERSION};
 use crate::store::database::begin_write;
@@ -39,11 +40,14 @@ pub(super) fn make_tables(transaction: &WriteTransaction) -> Result<(), BlocksEr
     transaction.open_table(RECENT)?;
     transaction.open_table(QUARANTINE)?;
     transaction.open_table(WHOLE)?;
+    transaction.open_table(SUB_DAGS)?;
+    transaction.open_table(SUB_DAG_BLOCKS)?;
     Ok(())
 }
 
 /// In version 1 there was no front of the index, nobody counted the bytes of the segments, and there was no scrub; in version 2
-/// nobody knew which DAGs are whole.
+/// nobody knew which DAGs are whole; in
+/// version 3 that was known of the DAGs of pins alone.
 fn upgrade(transaction: &WriteTransaction, found: u64) -> Result<(), BlocksError> {
     make_tables(transaction)?;
     if found > 1 {

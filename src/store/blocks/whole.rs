@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cid::Cid;
-use redb::{ReadableTable, ReadableTableMetadata, TableDefinition, TableError, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, TableError, WriteTransaction};
 use roaring::RoaringTreemap;
 
 use super::BlocksError;
@@ -16,7 +16,7 @@ use super::file::{BlockFile, META};
 use super::pack::{self, Place};
 
 /// DAGs with fewer blocks aren't marked: walking them takes a few milliseconds, and a mark a commit.
-pub(super) const BLOCKS_MIN: u64 = if cfg!(test) { 4 } else { 1000 };
+pub const BLOCKS_MIN: u64 = if cfg!(test) { 4 } else { 1000 };
 
 /// Marks that are kept at most, so that a collection looks at a bounded number of them.
 const MARKS_MAX: u64 = 100_000;
@@ -36,11 +36,13 @@ pub struct WholeDag {
     pub bytes: u64,
 }
 
-fn key(root: &Cid) -> Vec<u8> {
+/// The key of a mark.
+pub(super) fn key(root: &Cid) -> Vec<u8> {
     Cid::new_v1(root.codec(), *root.hash()).to_bytes()
 }
 
-fn generation(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, BlocksError> {
+/// The generation that counts now.
+pub(super) fn generation(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, BlocksError> {
     Ok(meta.get(META_GENERATION)?.map_or(0, |generation| generation.value()))
 }
 
@@ -55,7 +57,7 @@ pub(super) fn begin_generation(transaction: &WriteTransaction) -> Result<(), Blo
 impl BlockFile {
     /// The figures of a DAG that is known to be whole.
     pub(super) fn whole(&self, root: &Cid) -> Result<Option<WholeDag>, BlocksError> {
-        let found = self.read(|transaction| {
+        let look = |transaction: &ReadTransaction| {
             let mark = match transaction.open_table(WHOLE) {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(None),
                 table => table?.get(key(root).as_slice())?.map(|mark| mark.value()),
@@ -63,9 +65,9 @@ impl BlockFile {
             let now = generation(&transaction.open_table(META)?)?;
             let whole = mark.filter(|(generation, ..)| *generation == now);
             Ok(whole.map(|(_, blocks, bytes)| WholeDag { blocks, bytes }))
-        })?;
-        // After the look: a collection that begins later reads the roots later, and whoever asks has its pin among them.
-        Ok(found.filter(|_| self.guard.marks().is_none()))
+        };
+        // A collection that begins later reads the roots later, and whoever asks has its pin among them.
+        Ok(self.guard.undisturbed(|| self.read(look))?.flatten())
     }
 
     /// Marks a DAG all of whose blocks are durable, and kept by a pin. `generation` is what [`BlockFile::generation`] was before the

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::BlocksError;
 use super::file::BlockFile;
 use super::guard::Ticket;
+use super::survey::{CheckedLinks, Survey};
 use super::whole::WholeDag;
 use crate::model::Block;
 
@@ -90,6 +91,11 @@ impl BlockWriter {
     /// It writes to the disk: not for the runtime's threads.
     pub fn mark_whole(&self, root: &Cid, dag: WholeDag, generation: u64) -> Result<(), BlocksError> {
         self.file.mark_whole(root, dag, generation)
+    }
+
+    /// A survey of what is held below `root`, so that the next walk knows which sub-DAGs are whole. `links` says what a node links to.
+    pub fn survey(&self, root: &Cid, links: CheckedLinks) -> Result<Survey, BlocksError> {
+        Survey::new(Arc::clone(&self.file), root, links)
     }
 
     /// Queues blocks, as soon as the queue has room for them. Jobs are committed in the order of their submission, and
