@@ -30,7 +30,7 @@ use crate::http::metrics::{Requests, serve_metrics};
 use crate::http::{self, AppState, Front, TlsError};
 use crate::model::UserId;
 use crate::net::probe::Prober;
-use crate::net::profile::{check_origin, origin_peer};
+use crate::net::profile::{Profile, check_origin, origin_peer};
 use crate::net::{Keypair, Node, NodeError, NodeHandle};
 use crate::pins::board::Board;
 use crate::pins::runner::{Quotas, Runner, RunnerError, RunnerTask};
@@ -39,6 +39,7 @@ use crate::pins::{NetworkView, OriginUse, PinService};
 use crate::provide::{Provider, ProviderTask};
 use crate::retrieval::Gateways;
 use crate::retrieval::post::Caller;
+use crate::routing::Routers;
 use crate::store::backup::Backups;
 use crate::store::blocks::BlockStore;
 use crate::store::datadir::{DataDir, DataDirError};
@@ -206,10 +207,7 @@ impl App {
         let directory = config.data_directory()?;
         let denylist = read_denylist(config.denylist.clone()).await?;
         let (keypair, Stores { blocks, records, data }) = open(directory, config.store.clone()).await?;
-        let front = Front::open(&config.http, &data.acme_path())?;
-        for warning in front.warnings() {
-            tracing::warn!("{warning}");
-        }
+        let front = open_front(&config, &data)?;
         let (listener, bound) = listen(config.http.listen).await?;
         let metrics_listener = listen_for_metrics(config.metrics.listen).await?;
         let Node { handle: node, events, task: node_task } =
@@ -231,6 +229,7 @@ impl App {
             config.pins.clone(),
         )
         .with_provider(provider.clone())
+        .with_routers(routers(&config, &node))
         .spawn(changes, events);
         let verifier = verifier(&blocks, &records, &board);
         let pins = PinService::new(Arc::clone(&records), Arc::clone(&board), Arc::new(View(node.clone())))
@@ -380,6 +379,19 @@ fn fetcher(config: &Config, blocks: &BlockStore, node: &NodeHandle, denylist: &D
     let in_flight = config.fetch.bytes_in_flight_max.as_u64();
     let gateways = Gateways::new(node.profile().clone(), config.fetch.gateways);
     Fetcher::new(blocks.reader(), blocks.writer(), node.clone(), gateways, in_flight).with_denylist(denylist.clone())
+}
+
+fn open_front(config: &Config, data: &DataDir) -> Result<Front, AppError> {
+    let front = Front::open(&config.http, &data.acme_path())?;
+    for warning in front.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok(front)
+}
+
+fn routers(config: &Config, node: &NodeHandle) -> Routers {
+    let profile = node.profile();
+    Routers::new(&config.routing.urls(*profile == Profile::Public), profile.clone(), node.peer_id())
 }
 
 fn provider(

@@ -37,6 +37,8 @@ pub struct Config {
     pub pins: crate::pins::Options,
     /// Section `[fetch]`.
     pub fetch: crate::fetch::Options,
+    /// Section `[routing]`.
+    pub routing: crate::routing::Options,
     /// Section `[provide]`.
     pub provide: crate::provide::Options,
     /// Section `[denylist]`.

@@ -20,6 +20,7 @@ pub mod gateway;
 pub mod transfer;
 
 pub mod retrieval;
+pub mod routing;
 
 pub mod auth;
 pub mod net;

@@ -11,6 +11,7 @@ use crate::http::is_base_url;
 use crate::http::options::TlsChoice;
 use crate::model::limits::BLOCK_BYTES_MAX;
 use crate::net::address;
+use crate::routing::is_endpoint;
 use crate::telemetry;
 
 /// Keys whose values are never shown.
@@ -48,6 +49,9 @@ const PEERING_MAX: usize = 100;
 
 /// Entries of `denylist.files`, each of which is looked at every few seconds.
 const DENYLISTS_MAX: usize = 64;
+
+/// The most routers.
+const ROUTERS_MAX: usize = 16;
 
 /// The intervals in which everything can be provided: servers keep records for 48 h.
 const PROVIDE_INTERVALS: RangeInclusive<Duration> = Duration::from_mins(10)..=Duration::from_hours(40);
@@ -114,6 +118,10 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("pins.depth_max", "a whole number from 1 to 4294967295"),
     ("fetch.bytes_in_flight_max", BUFFER),
     ("fetch.gateways", "true or false"),
+    (
+        "routing.endpoints",
+        "a list of at most 16 URLs of routers, each the part before /routing/v1, such as [\"https://delegated-ipfs.dev\"], or \"auto\"",
+    ),
     ("provide.strategy", "\"all\", \"entities\", \"roots\" or \"off\""),
     ("provide.interval", "a duration from \"10m\" to \"40h\", such as \"22h\""),
     ("denylist.files", "at most 64 paths in quotes, such as [\"/etc/pinnace/badbits.deny\"]"),
@@ -145,7 +153,7 @@ pub(super) struct Problem {
 
 /// The first value that can't be used.
 pub(super) fn problem(config: &Config) -> Option<Problem> {
-    let Config { http, network, store, pins, fetch, provide, denylist, auth, log, .. } = config;
+    let Config { http, network, store, pins, fetch, routing, provide, denylist, auth, log, .. } = config;
     let size = |size: ByteSize, min: u64| size.as_u64() >= min && usize::try_from(size.as_u64()).is_ok();
     let duration = |duration: Duration| !duration.is_zero() && duration <= DURATION_MAX;
     let days = |days: u32| (1..=TOKEN_DAYS_MAX).contains(&days);
@@ -196,6 +204,10 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
         ("pins.blocks_max", pins.blocks_max >= 1),
         ("pins.depth_max", pins.depth_max >= 1),
         ("fetch.bytes_in_flight_max", size(fetch.bytes_in_flight_max, BUFFER_BYTES_MIN)),
+        (
+            "routing.endpoints",
+            routing.endpoints.len() <= ROUTERS_MAX && routing.endpoints.iter().all(|url| is_endpoint(url)),
+        ),
         ("provide.interval", PROVIDE_INTERVALS.contains(&provide.interval)),
         ("denylist.files", denylist.files.len() <= DENYLISTS_MAX),
         ("auth.access_token_days", days(auth.access_token_days)),

@@ -1,4 +1,4 @@
-//! Looks for peers that have a DAG beyond those that its pins name.
+//! Looks for peers and gateways that have a DAG beyond those that its pins name: in the DHT, and by asking routers, side by side.
 //!
 //! A look-up costs the network dozens of messages, so whoever is asked for less goes first: origins and connected peers have
 //! [`HEAD_START`], and as long as blocks come nobody else is looked for. After that look-ups are repeated at growing intervals until
@@ -9,10 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cid::Cid;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::origins::Lead;
 use crate::fetch::FetchProgress;
-use crate::net::{NodeHandle, PeerId, ProviderNews};
+use crate::net::{GatewayAddress, NodeHandle, ProviderNews};
+use crate::routing::{Asked, Found, Routers};
 
 /// What origins and connected peers have before anyone else is asked.
 const HEAD_START: Duration = Duration::from_millis(500);
@@ -29,14 +34,16 @@ const UNHEARD_MIN: Duration = Duration::from_secs(1);
 /// The longest pause after a look-up.
 const REPEAT_MAX: Duration = Duration::from_mins(10);
 
-/// Look-ups that run at the same time, for all fetches.
+/// Look-ups in the DHT that run at the same time, for all fetches.
 const LOOKUPS_MAX: usize = 16;
 
 /// What a look-up says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// This peer is said to have the DAG. It is connected or being dialled.
-    Provider(PeerId),
+    /// A peer is said to have the DAG.
+    Peer(Lead),
+    /// A gateway is.
+    Gateway(GatewayAddress),
     /// How the last look-up went, in a sentence.
     Asked(Arc<str>),
 }
@@ -45,13 +52,20 @@ pub enum Finding {
 #[derive(Debug, Clone)]
 pub struct Finder {
     node: NodeHandle,
+    routers: Option<Routers>,
     lookups: Arc<Semaphore>,
 }
 
 impl Finder {
     /// Looks through the node.
     pub fn new(node: NodeHandle) -> Self {
-        Self { node, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+        Self { node, routers: None, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+    }
+
+    /// Asks these as well.
+    #[must_use]
+    pub fn with_routers(self, routers: Routers) -> Self {
+        Self { routers: Some(routers), ..self }
     }
 
     /// Looks for providers of `root` whenever the fetch with this progress gets nowhere, until it is dropped.
@@ -61,28 +75,39 @@ impl Finder {
         mut progress: watch::Receiver<FetchProgress>,
         findings: mpsc::Sender<Finding>,
     ) -> Infallible {
-        if !self.node.has_dht() {
+        let names: Vec<Arc<str>> = self.routers.iter().flat_map(Routers::names).collect();
+        if !self.node.has_dht() && names.is_empty() {
             return std::future::pending().await;
         }
         let (mut pause, mut unheard_pause) = (REPEAT_MIN, UNHEARD_MIN);
         loop {
             wait_until_quiet(&mut progress).await;
-            let Ok(turn) = self.lookups.acquire().await else { return std::future::pending().await };
-            let (asked, is_heard) = self.ask_dht(root, &findings).await;
-            drop(turn);
-            // The runner stops only with the program.
-            let _ = findings.send(Finding::Asked(asked.into())).await;
+            let mut asks: FuturesUnordered<BoxFuture<'_, Asked>> = FuturesUnordered::new();
+            if self.node.has_dht() {
+                asks.push(self.ask_dht(root, &findings).boxed());
+            }
+            for (place, name) in names.iter().enumerate() {
+                asks.push(self.ask_router(place, name, root, &findings).boxed());
+            }
+            let (mut is_heard, mut sentences) = (false, Vec::new());
+            while let Some(asked) = asks.next().await {
+                is_heard |= asked.is_heard;
+                sentences.push(asked.sentence);
+                // The runner stops only with the program.
+                let _ = findings.send(Finding::Asked(sentences.join("; ").into())).await;
+            }
             let pause = if is_heard { &mut pause } else { &mut unheard_pause };
             tokio::time::sleep(*pause).await;
             *pause = (2 * *pause).min(REPEAT_MAX);
         }
     }
 
-    /// Says how it went, and whether any server answered.
-    async fn ask_dht(&self, root: Cid, findings: &mpsc::Sender<Finding>) -> (String, bool) {
-        let Ok(mut news) = self.node.find_providers(root).await else {
-            return ("the node has stopped".to_owned(), false);
-        };
+    async fn ask_dht(&self, root: Cid, findings: &mpsc::Sender<Finding>) -> Asked {
+        let unheard = |sentence: &str| Asked { is_heard: false, sentence: sentence.to_owned() };
+        // Nobody closes it.
+        let _turn = self.lookups.acquire().await;
+        let Ok(mut news) = self.node.find_providers(root).await else { return unheard("the node has stopped") };
+        let by: Arc<str> = "the DHT".into();
         let mut providers = 0_usize;
         while let Some(next) = news.recv().await {
             match next {
@@ -90,14 +115,33 @@ impl Finder {
                 ProviderNews::Found(peer) if peer == self.node.peer_id() => {}
                 ProviderNews::Found(peer) => {
                     providers += 1;
-                    let _ = findings.send(Finding::Provider(peer)).await;
+                    // The node dials it at the addresses that the DHT has.
+                    let lead = Lead { peer, addresses: Vec::new(), by: Arc::clone(&by) };
+                    let _ = findings.send(Finding::Peer(lead)).await;
                 }
                 ProviderNews::Ended { servers, timed_out } => {
-                    return (sentence(providers, servers, timed_out), servers > 0);
+                    return Asked { is_heard: servers > 0, sentence: sentence(providers, servers, timed_out) };
                 }
             }
         }
-        ("the DHT: too many look-ups are running; it is asked later".to_owned(), false)
+        unheard("the DHT: too many look-ups are running; it is asked later")
+    }
+
+    async fn ask_router(&self, place: usize, name: &Arc<str>, root: Cid, findings: &mpsc::Sender<Finding>) -> Asked {
+        let unasked = Asked { is_heard: false, sentence: String::new() };
+        let Some(routers) = &self.routers else { return unasked };
+        let (sender, mut found) = mpsc::channel(1);
+        let asking = async move { routers.ask(place, &root, &sender).await };
+        let telling = async {
+            while let Some(found) = found.recv().await {
+                let finding = match found {
+                    Found::Peer(peer, addresses) => Finding::Peer(Lead { peer, addresses, by: Arc::clone(name) }),
+                    Found::Gateway(gateway) => Finding::Gateway(gateway),
+                };
+                let _ = findings.send(finding).await;
+            }
+        };
+        futures::join!(asking, telling).0
     }
 }
 

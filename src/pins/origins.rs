@@ -4,6 +4,7 @@
 //! An origin whose address can't be dialled still counts: when that peer dials us, it is a source for the pin.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -33,6 +34,8 @@ struct Origin {
     pins: HashSet<PinId>,
     /// Pins for which it was found.
     found_for: HashSet<PinId>,
+    /// Who was the last to say that it has something.
+    named_by: Option<Arc<str>>,
     next_dial_at: Instant,
     wait: Duration,
     is_connected: bool,
@@ -48,6 +51,7 @@ impl Origin {
             addresses: Vec::new(),
             pins: HashSet::new(),
             found_for: HashSet::new(),
+            named_by: None,
             next_dial_at: now,
             wait: REDIAL_MIN,
             is_connected: false,
@@ -74,6 +78,17 @@ pub struct Tried {
     pub found: usize,
     /// How many of those are connected.
     pub found_connected: usize,
+}
+
+/// A peer that is said to have a DAG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lead {
+    /// The peer.
+    pub peer: PeerId,
+    /// Where it may be dialled. None are needed if it is connected or being dialled.
+    pub addresses: Vec<Multiaddr>,
+    /// Who says so, as in a sentence.
+    pub by: Arc<str>,
 }
 
 /// All origins of unfinished pins.
@@ -153,22 +168,35 @@ impl Origins {
         new
     }
 
-    /// A peer was found to have what an unfinished pin wants; it is connected or being dialled. Returns whether nobody knew it before.
-    pub fn found(&mut self, pin: PinId, peer: PeerId, now: Instant) -> bool {
-        if peer == self.own_peer || !self.pins.contains_key(&pin) {
+    /// A peer was found to have what an unfinished pin wants. Returns whether nobody knew it before.
+    pub fn found(&mut self, pin: PinId, lead: &Lead, now: Instant) -> bool {
+        let Lead { peer, addresses, by } = lead;
+        if *peer == self.own_peer || !self.pins.contains_key(&pin) {
             return false;
         }
         let found = self.found.entry(pin).or_default();
-        if found.len() >= FOUND_PER_PIN_MAX || found.contains(&peer) {
-            return false;
+        if !found.contains(peer) {
+            if found.len() >= FOUND_PER_PIN_MAX {
+                return false;
+            }
+            found.push(*peer);
         }
-        found.push(peer);
-        let is_new = !self.peers.contains_key(&peer);
-        let origin = self.peers.entry(peer).or_insert_with(|| {
-            self.dials.insert((now, peer));
+        let is_new = !self.peers.contains_key(peer);
+        let origin = self.peers.entry(*peer).or_insert_with(|| {
+            self.dials.insert((now, *peer));
             Origin::new(now)
         });
         origin.found_for.insert(pin);
+        origin.named_by = Some(Arc::clone(by));
+        let known = origin.addresses.len();
+        for address in addresses {
+            if origin.addresses.len() < ADDRESSES_PER_PEER_MAX && !origin.addresses.contains(address) {
+                origin.addresses.push(address.clone());
+            }
+        }
+        if origin.addresses.len() > known && !origin.is_connected {
+            reschedule(&mut self.dials, *peer, origin, now);
+        }
         is_new
     }
 
@@ -274,7 +302,10 @@ impl Origins {
             tried.found += usize::from(!is_named);
             let answer = answers.iter().find(|(number, _)| origin.number == Some(*number));
             let answer = answer.map_or_else(String::new, |(_, answers)| said(answers));
-            let how = if is_named { "" } else { "named by the DHT, " };
+            let how = match &origin.named_by {
+                Some(by) if !is_named => format!("named by {by}, "),
+                _ => String::new(),
+            };
             if origin.is_connected {
                 tried.connected += usize::from(is_named);
                 tried.found_connected += usize::from(!is_named);

@@ -18,12 +18,13 @@ use self::jobs::{DagKey, FOUND_MAX, Job, Jobs};
 use super::Options;
 use super::board::{Board, Doing, LastTry, PinChange, Place, Progress};
 use super::finder::{Finder, Finding};
-use super::origins::Origins;
+use super::origins::{Lead, Origins};
 use super::schedule::{Schedule, ScheduleLimits};
 use crate::fetch::{FetchError, FetchLimits, FetchProgress, Fetcher, LocalDag, Sources};
 use crate::model::{Failure, FailureCode, PinId, PinRecord, PinState, UserId};
-use crate::net::{NodeEvent, NodeHandle, PeerId};
+use crate::net::{NodeEvent, NodeHandle};
 use crate::provide::Provider;
+use crate::routing::Routers;
 use crate::store::blocks::{BlocksError, Shortage};
 use crate::store::records::{Finished, Quota, Records, RecordsError, over_quota};
 
@@ -165,6 +166,13 @@ impl Runner {
             shortage,
             watched: HashMap::new(),
         }
+    }
+
+    /// Asks these for providers, beside the DHT.
+    #[must_use]
+    pub fn with_routers(mut self, routers: Routers) -> Self {
+        self.finder = self.finder.with_routers(routers);
+        self
     }
 
     /// Tells this one of each pin that is whole.
@@ -354,8 +362,8 @@ impl Runner {
         job.members.insert(pin, record);
         self.board.schedule().join(pin);
         self.board.set(pin, doing);
-        for peer in found {
-            self.found_for(&[pin], peer).await;
+        for lead in found {
+            self.found_for(&[pin], &lead).await;
         }
     }
 
@@ -364,28 +372,41 @@ impl Runner {
         let Some(job) = self.jobs.get_mut(dag) else { return };
         match finding {
             Finding::Asked(sentence) => job.asked = Some(sentence),
-            Finding::Provider(peer) if job.found.len() < FOUND_MAX && !job.found.contains(&peer) => {
-                job.found.push(peer);
-                // A fetch that has just ended doesn't need it.
-                let _ = job.more.send(Sources { peers: vec![peer], gateways: Vec::new() });
+            Finding::Peer(lead) => {
+                // A fetch that has just ended needs neither.
+                let is_full = job.found.len() >= FOUND_MAX;
+                match job.found.iter_mut().find(|known| known.peer == lead.peer) {
+                    Some(known) if lead.addresses.iter().all(|address| known.addresses.contains(address)) => return,
+                    Some(known) => *known = lead.clone(),
+                    None if is_full => return,
+                    None => {
+                        let _ = job.more.send(Sources { peers: vec![lead.peer], gateways: Vec::new() });
+                        job.found.push(lead.clone());
+                    }
+                }
                 let members: Vec<PinId> = job.members.keys().copied().collect();
-                self.found_for(&members, peer).await;
+                self.found_for(&members, &lead).await;
             }
-            Finding::Provider(_) => {}
+            Finding::Gateway(gateway) => {
+                if job.gateways.len() < FOUND_MAX && !job.gateways.contains(&gateway) {
+                    job.gateways.push(gateway.clone());
+                    let _ = job.more.send(Sources { peers: Vec::new(), gateways: vec![gateway] });
+                }
+            }
         }
     }
 
     /// A peer is said to have what these pins want.
-    async fn found_for(&mut self, pins: &[PinId], peer: PeerId) {
+    async fn found_for(&mut self, pins: &[PinId], lead: &Lead) {
         let mut is_new = false;
         for pin in pins {
-            is_new |= self.origins.found(*pin, peer, Instant::now());
+            is_new |= self.origins.found(*pin, lead, Instant::now());
         }
         if is_new {
-            let _ = self.node.protect(peer).await;
+            let _ = self.node.protect(lead.peer).await;
             // Asked after it is known here, so that a connection in between is heard of in either way.
-            if let Ok(Some(number)) = self.node.number_of(peer).await {
-                self.origins.connected(&peer, number, Instant::now());
+            if let Ok(Some(number)) = self.node.number_of(lead.peer).await {
+                self.origins.connected(&lead.peer, number, Instant::now());
             }
         }
     }
@@ -423,8 +444,8 @@ impl Runner {
             self.board.set(*pin, Doing::Fetching(Place::from(&**record), shown(&progress.borrow())));
         }
         let news = BTreeSet::new();
-        let (found, asked) = (Vec::new(), None);
-        self.jobs.begin(dag, Job { root, lead, members, progress, more, abort, found, asked, news });
+        let (found, gateways, asked) = (Vec::new(), Vec::new(), None);
+        self.jobs.begin(dag, Job { root, lead, members, progress, more, abort, found, gateways, asked, news });
     }
 
     async fn handle_outcome(&mut self, outcome: Result<(task::Id, Result<LocalDag, FetchError>), JoinError>) {

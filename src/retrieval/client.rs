@@ -163,7 +163,7 @@ impl GatewayClient {
         let request = self.http.request(method, url).header(ACCEPT, RAW).send();
         match timeout(RETRIEVAL_ANSWER_MAX, request).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(Trouble::Failed(reason(error))),
+            Ok(Err(error)) => Err(Trouble::Failed(failure_of(error))),
             Err(_) => {
                 Err(Trouble::Failed(format!("it did not begin to answer within {} s", RETRIEVAL_ANSWER_MAX.as_secs())))
             }
@@ -250,14 +250,14 @@ async fn read_some(response: &mut Response, bytes_max: usize) -> Result<Bytes, T
                     return Ok(pieces.freeze());
                 }
             }
-            Ok(Err(error)) => return Err(Trouble::Failed(reason(error))),
+            Ok(Err(error)) => return Err(Trouble::Failed(failure_of(error))),
             Err(_) => return Err(Trouble::Failed("its answer came too slowly".into())),
         }
     }
 }
 
 /// How long `Retry-After` says to wait: a number of seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
@@ -267,7 +267,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// Why a request failed, without its URL: that is named anyway.
-pub(super) fn reason(error: reqwest::Error) -> String {
+pub(crate) fn failure_of(error: reqwest::Error) -> String {
     let error = error.without_url();
     let innermost = innermost(&error);
     if let Some(refused) = innermost.downcast_ref::<ResolveError>() {

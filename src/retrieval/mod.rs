@@ -21,6 +21,7 @@ use cid::Cid;
 use tokio::sync::mpsc;
 
 use self::client::Share;
+pub(crate) use self::client::{failure_of, retry_after};
 use self::resolve::Names;
 use self::task::{Command, GatewayTask};
 use self::upstream::{AskerId, Event};

@@ -9,7 +9,7 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Url};
 use tokio::sync::OnceCell;
 
-use super::client::reason;
+use super::client::failure_of;
 use super::resolve::{Judged, Names};
 use crate::model::limits::{
     HOOK_ANSWER_BYTES_MAX, HOOK_CALL_MAX, HOOK_URL_BYTES_MAX, RETRIEVAL_HEADERS_BYTES_MAX, RETRIEVAL_STALL_MAX,
@@ -141,7 +141,7 @@ impl Caller {
             if error.is_timeout() {
                 return CallFailure::new(format!("it did not answer within {} s", HOOK_CALL_MAX.as_secs()));
             }
-            CallFailure::new(reason(error))
+            CallFailure::new(failure_of(error))
         })?;
         let status = response.status();
         let mut read = 0;
@@ -249,7 +249,7 @@ mod tests {
         let client = build(Judged { names: caller.names.clone(), profile: Profile::Public, secure: false }).unwrap();
         // Whoever sets a URL can't name it, but a name can be made to lead there.
         let error = client.post("http://localhost:9/").send().await.unwrap_err();
-        let sentence = reason(error);
+        let sentence = failure_of(error);
         let expected =
             [ResolveError::Forbidden, ResolveError::NotFound, ResolveError::NoResolver].map(|error| error.to_string());
         assert!(expected.contains(&sentence), "it was connected to: {sentence}");

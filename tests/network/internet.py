@@ -13,8 +13,8 @@ from harness.processes import Process
 from harness.waiting import wait_until
 from places import Bridge, Place
 
-# The port of every node.
-_PORT = 4001
+# The port of every node, and of the router that it is as well.
+_PORT, _ROUTER_PORT = 4001, 8080
 
 
 class PublicKubo(Kubo):
@@ -51,6 +51,8 @@ class PublicKubo(Kubo):
             f"/ip4/{self._address}/tcp/{_PORT}",
             f"/ip4/{self._address}/udp/{_PORT}/quic-v1",
         ]
+        # Whoever knows it may ask it who has something.
+        configuration["Addresses"]["Gateway"] = [f"/ip4/{self._address}/tcp/{_ROUTER_PORT}"]
         configuration["Bootstrap"] = self._bootstrap
         configuration["Routing"] = {"Type": self._role}
         configuration["Provide"] = {"Enabled": True}
@@ -59,6 +61,11 @@ class PublicKubo(Kubo):
     def multiaddr(self) -> str:
         """Where others reach it."""
         return f"/ip4/{self._address}/tcp/{_PORT}/p2p/{self.peer_id}"
+
+    @property
+    def router(self) -> str:
+        """Its URL for delegated routing."""
+        return f"http://{self._address}:{_ROUTER_PORT}"
 
     def has_servers(self, count: int) -> bool:
         """Whether it knows so many servers of the DHT."""

@@ -43,6 +43,29 @@ def a_cid_that_kubo_has_is_found(internet: Internet) -> str:
 
 
 @case(seconds=120)
+def a_router_names_who_has_a_cid(internet: Internet) -> str:
+    """Where there is no DHT, a Kubo that has one is asked over HTTP: delegated routing against a real server."""
+    content = File("a file that a router knows of", 3 * MIB)
+    router = internet.servers[5]
+    with internet.new_kubo("named-by-a-router") as publisher:
+        root = content.add(publisher)
+        publisher.run("routing", "provide", root)
+        with internet.new_pinnace("without-dht", PINNACE_NETWORK__DHT="off", PINNACE_ROUTING__ENDPOINTS=router.router) as asker:
+            started = time.monotonic()
+            requestid = _pin(asker, root, content.name)
+            asker.wait_pinned(requestid, 60)
+            took = time.monotonic() - started
+            nobody = _pin(asker, "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e", "nobody has it")
+
+            def said() -> str:
+                details = str(asker.pin(nobody).get("info", {}).get("status_details", ""))
+                return details if "knows nobody who has it" in details else ""
+
+            wait_until("the router to be asked", said, 60)
+    return f"pinned {took:.1f} s after it was asked for"
+
+
+@case(seconds=120)
 def that_nobody_has_a_cid_is_said(internet: Internet) -> str:
     """The pin tells who was asked, while it is still being looked for."""
     pinnace = internet.pinnace

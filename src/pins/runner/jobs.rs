@@ -11,7 +11,8 @@ use tokio::task::{AbortHandle, Id};
 use crate::dag::walk::KeyedHash;
 use crate::fetch::{FetchProgress, Sources};
 use crate::model::{PinId, PinRecord};
-use crate::net::PeerId;
+use crate::net::GatewayAddress;
+use crate::pins::origins::Lead;
 
 /// Peers that one fetch is told of beside those that its pins name: the session asks them all.
 pub(super) const FOUND_MAX: usize = 64;
@@ -33,8 +34,10 @@ pub(super) struct Job {
     pub(super) more: mpsc::UnboundedSender<Sources>,
     pub(super) abort: AbortHandle,
     /// Peers that were found to have the DAG, at most [`FOUND_MAX`].
-    pub(super) found: Vec<PeerId>,
-    /// How the last look-up for such peers went.
+    pub(super) found: Vec<Lead>,
+    /// Gateways that were, at most as many.
+    pub(super) gateways: Vec<GatewayAddress>,
+    /// How the last look-up for those went.
     pub(super) asked: Option<Arc<str>>,
     /// Pins of which an origin connected, or a peer offered the root, since it was begun.
     pub(super) news: BTreeSet<PinId>,
