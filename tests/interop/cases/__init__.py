@@ -5,6 +5,7 @@ from . import listing  # noqa: F401
 from . import accounts  # noqa: F401
 from . import reading  # noqa: F401
 from . import faults  # noqa: F401
+from . import kills  # noqa: F401
 from . import car  # noqa: F401
 from . import gateway  # noqa: F401
 from . import acme  # noqa: F401

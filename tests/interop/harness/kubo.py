@@ -141,6 +141,11 @@ class Kubo:
             return False
 
     @property
+    def multiaddrs(self) -> list[str]:
+        """Where peers reach it, while it runs and after a restart."""
+        return [f"{address}/p2p/{self.peer_id}" for address in self._listening]
+
+    @property
     def gateway(self) -> str:
         """Where it serves its own gateway."""
         return (self.repository / "gateway").read_text().strip().rstrip("/")
