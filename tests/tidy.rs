@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["http"],
     &["pins"],
     &["provide"],
-    &["fetch", "gateway", "transfer"],
+    &["fetch", "gateway", "routing", "transfer"],
     &["retrieval"],
     &["auth", "net"],
     &["bitswap", "car", "dag", "denylist", "store"],

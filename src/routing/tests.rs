@@ -1,20 +1,31 @@
+//! Routers of the tests' own, which answer well and badly.
+
 use std::net::SocketAddr;
 
-use axum::Router as Routes;
-use axum::extract::{Path, Request};
-use axum::http::HeaderMap;
-use axum::response::IntoResponse;
-use axum::routing::get;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
 
 const PEER: &str = "12D3KooWGRUhFGu3hKQdVHzPP1LqTiFyBhVgfhZr2VfJvhzm8wDY";
 
-async fn serve(routes: Routes) -> SocketAddr {
+/// A server that answers each request, of which it gets the head, with a status and headers, and with a body.
+async fn serve(answer: fn(&str) -> (&'static str, String)) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, routes).await });
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let (status, body) = answer(std::str::from_utf8(&head).unwrap());
+            let length = body.len();
+            let text = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+            stream.write_all(text.as_bytes()).await.unwrap();
+        }
+    });
     address
 }
 
@@ -53,23 +64,21 @@ fn an_endpoint_is_what_comes_before_the_version() {
 
 #[tokio::test]
 async fn whoever_is_named_at_addresses_of_the_public_network_is_found() {
-    let served = Routes::new().route(
-        "/deep/routing/v1/providers/{cid}",
-        get(async |Path(cid): Path<String>, headers: HeaderMap, request: Request| {
-            assert_eq!(cid, Cid::new_v1(root().codec(), *root().hash()).to_string(), "version 1");
-            assert!(request.uri().query().unwrap().contains("transport-ipfs-gateway-http"));
-            assert!(headers[ACCEPT].to_str().unwrap().starts_with("application/x-ndjson"));
-            let other = PeerId::random();
-            let lines = [
-                format!(r#"{{"Schema":"peer","ID":"{PEER}","Addrs":["/ip4/8.8.8.8/tcp/4001","/ip4/10.0.0.1/tcp/4001","/ip4/8.8.8.8/tcp/1/p2p/{other}"]}}"#),
-                format!(r#"{{"Schema":"peer","ID":"{PEER}"}}"#),
-                format!(r#"{{"Schema":"peer","ID":"{other}","Addrs":["/ip4/192.168.1.1/tcp/4001"]}}"#),
-                format!(r#"{{"Schema":"peer","ID":"{PEER}","Addrs":["/dns4/gateway.example.org/tcp/443/https"],"Protocols":["transport-ipfs-gateway-http"]}}"#),
-            ];
-            ([(CONTENT_TYPE, "application/x-ndjson")], lines.join("\n"))
-        }),
-    );
-    let address = serve(served).await;
+    let address = serve(|head| {
+        let cid = Cid::new_v1(root().codec(), *root().hash());
+        assert!(head.starts_with(&format!("GET /deep/routing/v1/providers/{cid}?")), "version 1: {head}");
+        assert!(head.lines().next().unwrap().contains("transport-ipfs-gateway-http"), "{head}");
+        assert!(head.contains("accept: application/x-ndjson"), "{head}");
+        let other = PeerId::random();
+        let lines = [
+            format!(r#"{{"Schema":"peer","ID":"{PEER}","Addrs":["/ip4/8.8.8.8/tcp/4001","/ip4/10.0.0.1/tcp/4001","/ip4/8.8.8.8/tcp/1/p2p/{other}"]}}"#),
+            format!(r#"{{"Schema":"peer","ID":"{PEER}"}}"#),
+            format!(r#"{{"Schema":"peer","ID":"{other}","Addrs":["/ip4/192.168.1.1/tcp/4001"]}}"#),
+            format!(r#"{{"Schema":"peer","ID":"{PEER}","Addrs":["/dns4/gateway.example.org/tcp/443/https"],"Protocols":["transport-ipfs-gateway-http"]}}"#),
+        ];
+        ("200 OK\r\ncontent-type: application/x-ndjson", lines.join("\n"))
+    })
+    .await;
     let (asked, found) = ask(&routers(&[&format!("http://{address}/deep")]), &root()).await;
     let peer: PeerId = PEER.parse().unwrap();
     let dialled: Multiaddr = format!("/ip4/8.8.8.8/tcp/4001/p2p/{PEER}").parse().unwrap();
@@ -80,17 +89,19 @@ async fn whoever_is_named_at_addresses_of_the_public_network_is_found() {
 
 #[tokio::test]
 async fn who_names_nobody_is_heard_and_who_fails_is_left_alone() {
-    let served = Routes::new()
-        .route("/none/routing/v1/providers/{cid}", get(async || StatusCode::NOT_FOUND))
-        .route("/empty/routing/v1/providers/{cid}", get(async || axum::Json(serde_json::json!({ "Providers": null }))))
-        .route("/page/routing/v1/providers/{cid}", get(async || axum::response::Html("<p>hello")))
-        .route("/broken/routing/v1/providers/{cid}", get(async || ([(CONTENT_TYPE, "application/json")], "{")))
-        .route(
-            "/busy/routing/v1/providers/{cid}",
-            get(async || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "100")]).into_response()),
-        )
-        .route("/away/routing/v1/providers/{cid}", get(async || axum::response::Redirect::permanent("/none")));
-    let address = serve(served).await;
+    let address = serve(|head| {
+        let path = head.split(['/', ' ']).nth(2).unwrap();
+        match path {
+            "none" => ("404 Not Found", String::new()),
+            "empty" => ("200 OK\r\ncontent-type: application/json", r#"{"Providers":null}"#.to_owned()),
+            "page" => ("200 OK\r\ncontent-type: text/html", "<p>hello".to_owned()),
+            "broken" => ("200 OK\r\ncontent-type: application/json", "{".to_owned()),
+            "busy" => ("429 Too Many Requests\r\nretry-after: 100", String::new()),
+            "away" => ("308 Permanent Redirect\r\nlocation: /none", String::new()),
+            path => panic!("{path} was asked for"),
+        }
+    })
+    .await;
     for (path, is_heard, says) in [
         ("none", true, "127.0.0.1 answered, and knows nobody who has it"),
         ("empty", true, "127.0.0.1 answered, and knows nobody who has it"),
