@@ -16,7 +16,7 @@ use crate::net::profile::{self, Profile, check_origin, origin_peer};
 use crate::net::{GatewayAddress, Multiaddr, PeerId};
 
 /// The wait before a peer is dialled a second time; it doubles.
-const REDIAL_MIN: Duration = Duration::from_secs(5);
+const REDIAL_MIN: Duration = Duration::from_secs(2);
 
 /// The longest wait between two dials of a peer.
 const REDIAL_MAX: Duration = Duration::from_secs(300);
@@ -262,22 +262,24 @@ impl Origins {
         }
     }
 
-    /// A peer is connected: should it go away, it is dialled soon.
+    /// A peer is connected.
     pub fn connected(&mut self, peer: &PeerId, number: PeerNumber, now: Instant) {
         if let Some(origin) = self.peers.get_mut(peer) {
             origin.wait = REDIAL_MIN;
             origin.is_connected = true;
             origin.number = Some(number);
             origin.problem = None;
-            reschedule(&mut self.dials, *peer, origin, now + REDIAL_MIN);
+            reschedule(&mut self.dials, *peer, origin, now + REDIAL_MAX);
         }
     }
 
-    /// A peer is connected no longer.
-    pub fn gone(&mut self, peer: &PeerId) {
+    /// A peer is connected no longer: it is dialled at once, and again soon, since it may only have been started anew.
+    pub fn gone(&mut self, peer: &PeerId, now: Instant) {
         if let Some(origin) = self.peers.get_mut(peer) {
             origin.is_connected = false;
+            origin.wait = REDIAL_MIN;
             origin.problem = Some("its connection was closed".to_owned());
+            reschedule(&mut self.dials, *peer, origin, now);
         }
     }
 
@@ -334,9 +336,11 @@ impl Origins {
                 self.dials.pop_first();
                 continue;
             };
-            let at = now + origin.wait;
+            let at = now + if origin.is_connected { REDIAL_MAX } else { origin.wait };
             reschedule(&mut self.dials, peer, origin, at);
-            origin.wait = (2 * origin.wait).min(REDIAL_MAX);
+            if !origin.is_connected {
+                origin.wait = (2 * origin.wait).min(REDIAL_MAX);
+            }
             if !origin.addresses.is_empty() {
                 due.push((peer, origin.addresses.clone()));
             }
@@ -413,6 +417,31 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_that_went_away_is_dialled_at_once() {
+        let (mut origins, now) = (Origins::new(Profile::Public, PeerId::random()), Instant::now());
+        let record = record(&[&format!("/ip4/8.8.8.8/tcp/1/p2p/{FIRST}")]);
+        let peer: PeerId = FIRST.parse().unwrap();
+        origins.add(&record, now);
+        // Each try of the pin, and however long the peer is connected, must cost nothing when it goes.
+        for _ in 0..5 {
+            assert_eq!(origins.due(now).len(), 1);
+            origins.hurry(record.id, now);
+        }
+        origins.connected(&peer, PeerNumber(1), now);
+        let gone = now + Duration::from_hours(5);
+        for _ in 0..5 {
+            origins.hurry(record.id, gone);
+            origins.due(gone);
+        }
+        origins.gone(&peer, gone);
+        assert_eq!(origins.due(gone).len(), 1);
+        assert!(origins.due(gone).is_empty());
+        assert_eq!(origins.due(gone + REDIAL_MIN).len(), 1);
+        assert!(origins.due(gone + 2 * REDIAL_MIN).is_empty(), "the wait has doubled");
+        assert_eq!(origins.due(gone + 3 * REDIAL_MIN).len(), 1);
+    }
+
+    #[test]
     fn a_peer_that_cannot_be_dialled_is_still_a_source() {
         let (mut origins, now) = (Origins::new(Profile::Public, PeerId::random()), Instant::now());
         let record = record(&[&format!("/ip4/192.168.1.2/tcp/4001/p2p/{FIRST}")]);
@@ -480,7 +509,7 @@ mod tests {
             "{tried:?}"
         );
 
-        origins.gone(&second);
+        origins.gone(&second, now);
         origins.connected(&first, PeerNumber(1), now);
         let tried = origins.tried(record.id, &[]);
         assert_eq!(tried.problems[0], format!("{second}: its connection was closed"));

@@ -641,7 +641,7 @@ impl Runner {
                 self.origins.pins_of(&peer)
             }
             NodeEvent::PeerGone(peer) => {
-                self.origins.gone(&peer);
+                self.origins.gone(&peer, Instant::now());
                 return;
             }
             NodeEvent::DialFailed(peer, reason) => {
