@@ -11,6 +11,9 @@ from internet import Internet, PublicKubo, PublicPinnace
 # CIDs whose records are looked for, of all that are provided.
 _LOOKED_FOR = 25
 
+# Pins of which it is measured how soon they are found.
+_NEW_PINS = 40
+
 
 def _pin(pinnace: PublicPinnace, root: str, name: str) -> str:
     """Asks for a pin by its CID alone."""
@@ -101,13 +104,41 @@ def a_stranger_finds_what_is_pinned(internet: Internet) -> str:
     return f"found {took:.1f} s after it was pinned; {compared} alike, and again after a restart"
 
 
+@case(seconds=240)
+def new_pins_are_found_within_seconds(internet: Internet) -> str:
+    """Many pins, one after the other: how long after each is whole a stranger is told who has it."""
+    pinnace = internet.pinnace
+    took = []
+    with internet.new_kubo("owner-of-new-ones") as owner, internet.new_kubo("who-waits") as stranger:
+        for number in range(_NEW_PINS):
+            content = File(f"a new file {number}", 64 * KIB)
+            root = content.add(owner)
+            answer = pinnace.request("POST", "/api/psa/pins", {"cid": root, "name": content.name, "origins": [owner.multiaddr]})
+            assert answer.status == 202 and answer.body is not None, f"POST answered {answer}"
+            pinnace.wait_pinned(answer.body["requestid"], 60)
+            pinned = time.monotonic()
+            wait_until("the stranger to be told", lambda root=root: _find(stranger, root, pinnace.peer_id), 60, every=0.05)
+            took.append(time.monotonic() - pinned)
+    took.sort()
+    return f"{len(took)} pins: half within {took[len(took) // 2]:.2f} s, 95 % within {took[len(took) * 95 // 100 - 1]:.2f} s, all within {took[-1]:.2f} s"
+
+
+@case(seconds=200)
+def every_block_of_1000_is_provided(internet: Internet) -> str:
+    return _all_is_provided(internet, 1_000)
+
+
 @case(seconds=400)
 def every_block_of_10000_is_provided(internet: Internet) -> str:
+    return _all_is_provided(internet, 10_000)
+
+
+def _all_is_provided(internet: Internet, files: int) -> str:
     """The sweep tells real servers of all blocks, at its first round."""
-    content = Directory("a directory that is provided", 10_000, KIB)
+    content = Directory(f"a directory of {files} that is provided", files, KIB)
     # Pinned while it takes no part in the DHT; so all of it is due when it does.
-    alone = internet.new_pinnace("sweeper", PINNACE_NETWORK__DHT="off")
-    with internet.new_kubo("owner-of-many") as owner:
+    alone = internet.new_pinnace(f"sweeper-of-{files}", PINNACE_NETWORK__DHT="off")
+    with internet.new_kubo(f"owner-of-{files}") as owner:
         root = content.add(owner)
         blocks = owner.run("refs", "--recursive", "--unique", root).split()
         with alone:
@@ -120,7 +151,7 @@ def every_block_of_10000_is_provided(internet: Internet) -> str:
         wait_until("the sweep to be through", lambda: _provided(sweeper)["cells_due"] == 0, 240, every=0.5)
         took, cost = time.monotonic() - started, _provided(sweeper)
         assert cost["cids"] == len(blocks) + 1, f"{len(blocks) + 1} blocks, and {cost}"
-        with internet.new_kubo("who-looks") as stranger:
+        with internet.new_kubo(f"who-looks-for-{files}") as stranger:
             looked_for = [root, *blocks[:: len(blocks) // _LOOKED_FOR]]
             missing = [cid for cid in looked_for if not _find(stranger, cid, sweeper.peer_id)]
             assert not missing, f"{len(missing)} of {len(looked_for)} are not found, such as {missing[0]}; {cost}"

@@ -141,6 +141,12 @@ class Kubo:
             return False
 
     @property
+    def pid(self) -> int:
+        """The process of the daemon, which runs."""
+        assert self._daemon is not None
+        return self._daemon.pid
+
+    @property
     def multiaddrs(self) -> list[str]:
         """Where peers reach it, while it runs and after a restart."""
         return [f"{address}/p2p/{self.peer_id}" for address in self._listening]

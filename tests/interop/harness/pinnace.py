@@ -103,6 +103,11 @@ class Pinnace:
         """The id of the node."""
         return self.ready["peer_id"]
 
+    @property
+    def pid(self) -> int:
+        """The process of the daemon, which runs."""
+        return self.ready["pid"]
+
     def multiaddr(self, transport: str = "/tcp/") -> str:
         """Where peers reach the node over TCP, or over what is named."""
         return next(address for address in self.ready["multiaddrs"] if transport in address)
