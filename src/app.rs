@@ -31,7 +31,7 @@ use crate::http::{self, AppState, Front, TlsError};
 use crate::model::UserId;
 use crate::net::probe::Prober;
 use crate::net::profile::{Profile, check_origin, origin_peer};
-use crate::net::{Keypair, Node, NodeError, NodeHandle};
+use crate::net::{Extras, Keypair, Node, NodeError, NodeHandle};
 use crate::pins::board::Board;
 use crate::pins::runner::{Quotas, Runner, RunnerError, RunnerTask};
 use crate::pins::webhooks::Retries;
@@ -210,8 +210,9 @@ impl App {
         let front = open_front(&config, &data)?;
         let (listener, bound) = listen(config.http.listen).await?;
         let metrics_listener = listen_for_metrics(config.metrics.listen).await?;
+        let extras = Extras { denylist: denylist.clone(), servers_file: Some(data.servers_path()) };
         let Node { handle: node, events, task: node_task } =
-            Node::start_with(keypair, &config.network, blocks.reader(), denylist.clone()).await?;
+            Node::start_with(keypair, &config.network, blocks.reader(), extras).await?;
 
         let accounts = Arc::new(Accounts::open(Arc::clone(&records), &config.auth).await?);
         let first_start = accounts.ensure_admin(&config.auth).await?;
@@ -577,7 +578,8 @@ impl NetworkView for View {
 
 fn multiaddrs(node: &NodeHandle) -> Vec<String> {
     let (addresses, last_resort) = node.delegates();
-    if last_resort {
+    // In public it is found out whether others reach the node, and `pinnace status` says what came of it.
+    if last_resort && matches!(node.profile(), Profile::Lan { .. }) {
         tracing::warn!(
             "no address of this node is known to be reachable from outside: name one with --external MULTIADDR or the key network.external"
         );

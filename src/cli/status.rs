@@ -7,7 +7,7 @@ use super::CliError;
 use super::client::{ControlError, ProcessArguments};
 use super::output::{age, clean, print, print_json, table};
 use super::provide;
-use crate::http::control::Status;
+use crate::http::control::{ReachabilityState, Standing, Status, TestedState};
 
 /// Flags of `pinnace status`.
 #[derive(Debug, clap::Args)]
@@ -42,6 +42,9 @@ fn text(status: &Status, now: Timestamp) -> String {
         for (index, address) in addresses.iter().enumerate() {
             row(if index == 0 { label } else { "" }, address.clone());
         }
+    }
+    if let Some(reachability) = &status.reachability {
+        row("reached", reached(reachability));
     }
     row("peers", format!("{} ({} connections)", status.peers, status.connections));
     if let Some(peering) = &status.peering {
@@ -92,11 +95,27 @@ fn text(status: &Status, now: Timestamp) -> String {
     text
 }
 
+/// Whether others reach the node, in a line; the warnings say more.
+fn reached(reachability: &ReachabilityState) -> String {
+    let at = |state| reachability.addresses.iter().filter(|each| each.state == state).count();
+    let confirmed = at(TestedState::Confirmed);
+    match reachability.state {
+        Standing::Reachable if confirmed == 0 => "as network.external says; peers haven't confirmed it".to_owned(),
+        Standing::Reachable => {
+            let plural = if confirmed == 1 { "" } else { "es" };
+            format!("directly, at {confirmed} address{plural} that peers have tried")
+        }
+        Standing::Relayed => "only through relays (!)".to_owned(),
+        Standing::Unreachable => "not from outside (!)".to_owned(),
+        Standing::Unknown => "not known yet".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::control::{
-        Addresses, DenylistState, DhtState, PeeringState, PinNumbers, StoreSizes, Verification,
+        Addresses, DenylistState, DhtState, PeeringState, PinNumbers, RouterState, StoreSizes, Verification,
     };
 
     #[test]
@@ -114,6 +133,14 @@ mod tests {
                 last_resort: true,
                 listening: vec!["/ip4/127.0.0.1/tcp/1".to_owned(), "/ip4/10.0.0.1/tcp/1".to_owned()],
             },
+            reachability: Some(ReachabilityState {
+                state: Standing::Relayed,
+                addresses: Vec::new(),
+                relayed: Vec::new(),
+                testers: 0,
+                router: RouterState::NotAsked,
+                relays: None,
+            }),
             peers: 2,
             connections: 3,
             peering: Some(PeeringState { connected: 1, peers: 2 }),
@@ -146,6 +173,7 @@ pinnace 1.2.3 has been running for 3 h as process 7.
   announced (!)  /ip4/10.0.0.1/tcp/1/p2p/x
   listening      /ip4/127.0.0.1/tcp/1
                  /ip4/10.0.0.1/tcp/1
+  reached        only through relays (!)
   peers          2 (3 connections)
   peering        1 of 2 connected
   DHT            a server of it, 100 other servers known

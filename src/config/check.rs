@@ -97,6 +97,8 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
         "network.peering",
         "at most 100 multiaddrs that end in a peer's id, such as \"/dns4/peer.example.org/tcp/4001/p2p/PEER-ID\"",
     ),
+    ("network.upnp", "true or false"),
+    ("network.relays", "true or false"),
     ("network.connections_max", "a whole number from 1 to 4294967295"),
     ("store.blocks_cache", CACHE),
     ("store.records_cache", CACHE),

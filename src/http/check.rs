@@ -175,6 +175,8 @@ impl From<probe::Scope> for Scope {
 pub enum Source {
     /// The configuration names it in `network.external`.
     External,
+    /// Others have reached the node there, or a relay has a place for it.
+    Reached,
     /// The node listens there.
     Listening,
     /// The node listens there, and no address is known to be reachable from other machines.
@@ -185,6 +187,7 @@ impl From<probe::Source> for Source {
     fn from(source: probe::Source) -> Self {
         match source {
             probe::Source::External => Self::External,
+            probe::Source::Reached => Self::Reached,
             probe::Source::Listening => Self::Listening,
             probe::Source::LastResort => Self::LastResort,
         }

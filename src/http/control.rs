@@ -8,6 +8,7 @@ mod backup;
 mod car;
 mod frames;
 mod gc;
+mod reachability;
 #[cfg(unix)]
 mod socket;
 pub(super) mod status;
@@ -27,9 +28,12 @@ pub use backup::Backup;
 pub use car::{ImportedPin, Imports};
 pub use frames::{Frame, FrameReader, NoFrame};
 pub use gc::Gc;
+pub use reachability::{ReachabilityState, RouterState, Standing, TestedAddress, TestedSource, TestedState};
 #[cfg(unix)]
 pub use socket::ControlSocket;
-pub use status::{Addresses, DenylistState, DhtState, PeeringState, PinNumbers, Status, StoreSizes, Verification};
+pub use status::{
+    Addresses, DenylistState, DhtState, NodeState, PeeringState, PinNumbers, Status, StoreSizes, Verification,
+};
 pub use verify::{DamagedPin, Verify};
 
 use super::admin::{self, AdminState};

@@ -70,7 +70,10 @@ fn user_api() -> OpenApiRouter<AppState> {
 
 /// What only admins reach; whoever mounts it checks that they are.
 fn admin_api() -> OpenApiRouter<AppState> {
-    admin::routes().routes(routes!(admin::process::status)).routes(routes!(admin::process::config))
+    admin::routes()
+        .routes(routes!(admin::process::status))
+        .routes(routes!(admin::process::node))
+        .routes(routes!(admin::process::config))
 }
 
 /// All that is described to clients, without the checks that need a state.

@@ -113,6 +113,24 @@ fn same_prefix(left: u128, right: u128, prefix_bits: u8, width: u8) -> bool {
     (left ^ right).checked_shr(host_bits).unwrap_or(0) == 0
 }
 
+/// A network that one owner tends to have whole: 16 bits of IPv4, 32 of IPv6, as the DHT of Kubo counts. Whoever has many addresses in
+/// it still has one voice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Network {
+    /// The upper 16 bits.
+    V4(u16),
+    /// The upper 32 bits.
+    V6(u32),
+}
+
+/// The network of an address. A mapped IPv4 address counts as what it is.
+pub fn network(ip: IpAddr) -> Network {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => Network::V4((ip.to_bits() >> 16) as u16),
+        IpAddr::V6(ip) => Network::V6((ip.to_bits() >> 96) as u32),
+    }
+}
+
 /// The machine that a multiaddr names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
@@ -158,7 +176,7 @@ pub struct Parts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// It goes through another peer.
-    #[error("relayed addresses (/p2p-circuit) are not supported yet")]
+    #[error("it goes through a relay (/p2p-circuit)")]
     Relayed,
     /// It names a peer but no place.
     #[error("it has no address to dial, only a peer id")]
@@ -257,6 +275,22 @@ pub fn peer(address: &Multiaddr) -> Option<PeerId> {
         Some(Protocol::P2p(peer)) => Some(peer),
         _ => None,
     }
+}
+
+/// The same address of another machine of the same kind of IP; nothing, if this one has another kind or a name.
+pub fn with_ip(address: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
+    let first = match (address.iter().next()?, ip) {
+        (Protocol::Ip4(_), IpAddr::V4(ip)) => Protocol::Ip4(ip),
+        (Protocol::Ip6(_), IpAddr::V6(ip)) => Protocol::Ip6(ip),
+        _ => return None,
+    };
+    Some(std::iter::once(first).chain(address.iter().skip(1)).collect())
+}
+
+/// Of an address that goes through a relay, the part that names the relay.
+pub fn relay(address: &Multiaddr) -> Option<Multiaddr> {
+    let length = address.iter().position(|part| matches!(part, Protocol::P2pCircuit))?;
+    Some(address.iter().take(length).collect())
 }
 
 /// The address without the peer at its end.

@@ -13,10 +13,12 @@ use libp2p::swarm::{
     ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
-use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping};
+use libp2p::{Multiaddr, PeerId, connection_limits, dcutr, identify, ping, relay};
 
+use super::crowding::Crowding;
 use super::dht::Kademlia;
 use super::handler::{FromHandler, Handler, Lane, ToHandler};
+use super::port_mapping::PortMapping;
 use crate::bitswap::wire::{Incoming, Outgoing, Protocol};
 
 /// All protocols of a node.
@@ -24,6 +26,8 @@ use crate::bitswap::wire::{Incoming, Outgoing, Protocol};
 pub struct Behaviour {
     /// Refuses connections over the limits.
     pub limits: connection_limits::Behaviour,
+    /// The same for each machine.
+    pub crowding: Crowding,
     /// Tells peers who we are and which protocols we speak.
     pub identify: identify::Behaviour,
     /// Answers pings, and finds connections that are dead.
@@ -34,6 +38,12 @@ pub struct Behaviour {
     pub dht: Toggle<Kademlia>,
     /// Streams to DHT servers that are told what we have.
     pub streams: libp2p_stream::Behaviour,
+    /// Places for us at relays, and connections through them.
+    pub relays: relay::client::Behaviour,
+    /// Makes direct connections out of those, through the NATs of both sides.
+    pub direct: dcutr::Behaviour,
+    /// Has the router forward our ports, in the public profile.
+    pub ports: Toggle<PortMapping>,
 }
 
 /// What the Bitswap behaviour reports.

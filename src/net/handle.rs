@@ -11,6 +11,7 @@ use super::address;
 use super::dht::announce::AnnounceError;
 use super::dht::{DhtStatus, ProviderNews, Server};
 use super::profile::{self, Profile};
+use super::reachability::Reachability;
 use super::session::{SessionEvent, SessionHandle};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::session::Action;
@@ -61,7 +62,7 @@ pub enum NodeEvent {
 }
 
 /// A look at the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
     /// Connected peers.
     pub peers: usize,
@@ -71,6 +72,8 @@ pub struct NodeStatus {
     pub dht: Option<DhtStatus>,
     /// How many of the peers that are to be kept connected are, and how many there are.
     pub peering: (usize, usize),
+    /// Whether others reach this node; unknown in a network of one's own.
+    pub reachability: Option<Reachability>,
 }
 
 /// What both sides read.
@@ -79,6 +82,8 @@ pub(super) struct Shared {
     pub(super) peer_id: PeerId,
     pub(super) profile: Profile,
     pub(super) external: Vec<Multiaddr>,
+    /// Addresses that others have reached us under, and those at relays.
+    pub(super) reached: RwLock<Vec<Multiaddr>>,
     pub(super) listening: RwLock<Vec<Multiaddr>>,
     pub(super) next_session: AtomicU64,
     pub(super) served: Traffic,
@@ -86,10 +91,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    fn delegates(&self) -> (Vec<Multiaddr>, bool) {
+        let mut confirmed = self.external.clone();
+        confirmed.extend_from_slice(&self.reached.read().unwrap_or_else(PoisonError::into_inner));
+        let listening = self.listening.read().unwrap_or_else(PoisonError::into_inner);
+        profile::delegates(&self.profile, &confirmed, &listening, self.peer_id)
+    }
+
     /// The addresses for records of what we provide, without our id: those that may be told to anyone, none if there are none.
     pub(super) fn provider_addresses(&self) -> Vec<Multiaddr> {
-        let listening = self.listening.read().unwrap_or_else(PoisonError::into_inner);
-        let (addresses, is_unsure) = profile::delegates(&self.profile, &self.external, &listening, self.peer_id);
+        let (addresses, is_unsure) = self.delegates();
         if is_unsure { Vec::new() } else { addresses.iter().map(address::without_peer).collect() }
     }
 }
@@ -115,8 +126,7 @@ impl NodeHandle {
     /// The addresses that clients are told to dial, each ending in our peer id. `true` says that none of them is
     /// known to be reachable.
     pub fn delegates(&self) -> (Vec<Multiaddr>, bool) {
-        let listening = self.shared.listening.read().unwrap_or_else(PoisonError::into_inner);
-        profile::delegates(&self.shared.profile, &self.shared.external, &listening, self.shared.peer_id)
+        self.shared.delegates()
     }
 
     /// The addresses that the operator named as those under which others reach the node.

@@ -5,12 +5,14 @@
 
 mod lookups;
 mod peering;
+mod reach;
 mod water;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, PoisonError, RwLock, atomic::AtomicU64};
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock, atomic::AtomicU64};
 use std::time::{Duration, Instant};
 
 use cid::Cid;
@@ -19,19 +21,22 @@ use libp2p::core::transport::ListenerId;
 use libp2p::identity::Keypair;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, connection_limits, identify, ping, swarm};
+use libp2p::{Multiaddr, PeerId, Swarm, connection_limits, dcutr, identify, ping, swarm};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::peering::Kept;
+use self::reach::Reaching;
 use super::behaviour::{self, Behaviour, BehaviourEvent, Bitswap};
+use super::crowding::Crowding;
 use super::handle::{Command, NodeEvent, NodeHandle, NodeStatus, Shared};
 use super::handler::Lane;
+use super::port_mapping::PortMapping;
 use super::problem::{dial_problem, innermost};
 use super::profile::{self, Profile};
 use super::serve;
 use super::session::SessionEvent;
-use super::{DhtChoice, Options, dht, listening, transport};
+use super::{DhtChoice, Options, address, dht, listening, transport};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::serve::{Answer, ReadJob, ReadResult, Server};
 use crate::bitswap::session::Action;
@@ -84,6 +89,15 @@ pub enum NodeError {
     NoListener,
 }
 
+/// What a node can do without.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// What isn't served.
+    pub denylist: Denylist,
+    /// Where the servers of the DHT that are known are kept over restarts.
+    pub servers_file: Option<PathBuf>,
+}
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -98,15 +112,15 @@ pub struct Node {
 impl Node {
     /// Starts a node and waits until it listens on every address.
     pub async fn start(keypair: Keypair, options: &Options, reader: BlockReader) -> Result<Self, NodeError> {
-        Self::start_with(keypair, options, reader, Denylist::default()).await
+        Self::start_with(keypair, options, reader, Extras::default()).await
     }
 
-    /// The same with a node that serves nothing that is on this list.
+    /// The same with what a whole service has besides.
     pub async fn start_with(
         keypair: Keypair,
         options: &Options,
         reader: BlockReader,
-        denylist: Denylist,
+        Extras { denylist, servers_file }: Extras,
     ) -> Result<Self, NodeError> {
         let interfaces = profile::interfaces().map_err(NodeError::Interfaces)?;
         let profile = profile::resolve(options.profile, &options.external, &interfaces);
@@ -116,7 +130,10 @@ impl Node {
             DhtChoice::On => true,
             DhtChoice::Off => false,
         };
-        let mut swarm = build_swarm(&keypair, options, &profile, has_dht)?;
+        // Only a router can help who has no address of the Internet's; whoever has one sends nothing to the networks around.
+        let has_global_interface = interfaces.iter().any(|own| address::reach(own.address) == address::Reach::Global);
+        let maps_ports = options.upnp && profile == Profile::Public && !has_global_interface;
+        let mut swarm = build_swarm(&keypair, options, &profile, has_dht, maps_ports)?;
         for address in &options.external {
             swarm.add_external_address(address.clone());
         }
@@ -128,10 +145,13 @@ impl Node {
             peer_id,
             profile,
             external: options.external.clone(),
-            listening: RwLock::new(swarm.listeners().cloned().collect()),
+            reached: RwLock::default(),
+            listening: RwLock::default(),
             next_session: AtomicU64::new(WATCH_SESSION.0 + 1),
             has_dht,
         });
+        let reaching = Reaching::new(options, &shared.profile, maps_ports, &swarm.behaviour().streams);
+        let servers = known_servers(servers_file.clone()).await;
         let (read_sender, read_results) = mpsc::unbounded_channel();
         let mut event_loop = EventLoop {
             swarm,
@@ -154,8 +174,13 @@ impl Node {
             peering: Kept::all(&options.peering, Instant::now()),
             connected_since: HashMap::new(),
             connections_max: options.connections_max,
+            reaching,
+            servers_file,
+            servers_saved_at: Instant::now(),
         };
+        event_loop.note_listening();
         event_loop.enter_dht();
+        event_loop.enter_dht_by(&servers);
         for event in early {
             event_loop.handle_bitswap(event);
         }
@@ -164,17 +189,30 @@ impl Node {
     }
 }
 
+/// What was written down when this node ran last.
+async fn known_servers(file: Option<PathBuf>) -> Vec<(PeerId, Multiaddr)> {
+    let Some(file) = file else { return Vec::new() };
+    let loaded = tokio::task::spawn_blocking(move || dht::known::load(&file)).await.map_err(io::Error::other);
+    loaded.flatten().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the servers of the DHT that were known can't be read");
+        Vec::new()
+    })
+}
+
 fn build_swarm(
     keypair: &Keypair,
     options: &Options,
     profile: &Profile,
     has_dht: bool,
+    maps_ports: bool,
 ) -> Result<Swarm<Behaviour>, NodeError> {
-    let transport = transport::build(keypair, profile.clone()).map_err(NodeError::Transport)?;
+    let (transport, relays) = transport::build(keypair, profile.clone()).map_err(NodeError::Transport)?;
     let identify = identify::Config::new("ipfs/0.1.0".into(), keypair.public())
         .with_agent_version(concat!("pinnace/", env!("CARGO_PKG_VERSION")).into())
         // Without this, identify tells the whole world our private addresses.
-        .with_hide_listen_addrs(matches!(profile, Profile::Public));
+        .with_hide_listen_addrs(matches!(profile, Profile::Public))
+        // Peers that are connected already learn where we are reached, too.
+        .with_push_listen_addr_updates(true);
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_CONNECTIONS_MAX))
         .with_max_pending_outgoing(Some(PENDING_CONNECTIONS_MAX))
@@ -184,11 +222,15 @@ fn build_swarm(
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
+        crowding: Crowding::new(PENDING_CONNECTIONS_MAX / 2, (options.connections_max / 4).max(1)),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::default()),
         bitswap: Bitswap::default(),
         dht: dht::behaviour(keypair.public().to_peer_id(), has_dht).into(),
         streams: libp2p_stream::Behaviour::new(),
+        relays,
+        direct: dcutr::Behaviour::new(keypair.public().to_peer_id()),
+        ports: maps_ports.then(PortMapping::default).into(),
     };
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_MAX);
     Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
@@ -282,6 +324,9 @@ struct EventLoop {
     /// Every connected peer, and since when it is.
     connected_since: HashMap<PeerId, Instant>,
     connections_max: u32,
+    reaching: Reaching,
+    servers_file: Option<PathBuf>,
+    servers_saved_at: Instant,
 }
 
 impl EventLoop {
@@ -300,7 +345,13 @@ impl EventLoop {
                     let mut next = command;
                     for carried_out in 1..=COMMANDS_IN_A_ROW_MAX {
                         match next {
-                            None | Some(Command::Stop) => return,
+                            None | Some(Command::Stop) => {
+                                if let Some(saving) = self.save_servers() {
+                                    // It has logged what went wrong.
+                                    let _ = saving.await;
+                                }
+                                return;
+                            }
                             Some(command) => self.handle_command(command),
                         }
                         // What is taken out of the queue has to be carried out, so the last one is not followed.
@@ -313,6 +364,7 @@ impl EventLoop {
                         }
                     }
                 }
+                Some(Ok((test, outcome))) = self.reaching.tests.join_next() => self.handle_test(&test, outcome),
                 result = read_results.recv() => {
                     if let Some((job, result)) = result {
                         self.handle_read(&job, result);
@@ -423,7 +475,8 @@ impl EventLoop {
                 let info = self.swarm.network_info();
                 let connections = info.connection_counters().num_established();
                 let (dht, peering) = (self.dht_status(), self.peering_status());
-                let _ = reply.send(NodeStatus { peers: info.num_peers(), connections, dht, peering });
+                let reachability = self.reachability();
+                let _ = reply.send(NodeStatus { peers: info.num_peers(), connections, dht, peering, reachability });
             }
             Command::Stop => {}
         }
@@ -492,15 +545,26 @@ impl EventLoop {
             SwarmEvent::Behaviour(BehaviourEvent::Dht(event)) => self.handle_dht(event),
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
                 self.learn_server(peer_id, &info);
+                self.learn_helper(peer_id, &info);
             }
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.note_connected(peer_id),
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.note_gone(&peer_id),
-            SwarmEvent::NewListenAddr { .. }
-            | SwarmEvent::ExpiredListenAddr { .. }
-            | SwarmEvent::ListenerClosed { .. } => {
-                let addresses = self.swarm.listeners().cloned().collect();
-                *self.shared.listening.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+            SwarmEvent::Behaviour(BehaviourEvent::Ports(event)) => self.handle_ports(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Relays(event)) => self.handle_relay(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Direct(event)) => {
+                tracing::debug!(peer = %event.remote_peer_id, result = ?event.result, "a direct connection was tried");
             }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.note_connected(peer_id);
+                self.note_connection(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+                self.note_connection_gone(&peer_id, connection_id, num_established == 0);
+                if num_established == 0 {
+                    self.note_gone(&peer_id);
+                }
+            }
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.note_listening(),
+            SwarmEvent::ListenerClosed { listener_id, .. } => self.note_listener_ended(listener_id),
+            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => self.update_reached(),
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener has a problem"),
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 tracing::debug!(%peer, %error, "dialling failed");
@@ -636,13 +700,16 @@ impl EventLoop {
     fn is_needed(&self, number: PeerNumber, peer: &PeerId) -> bool {
         self.protected.contains_key(peer)
             || self.is_kept(peer)
+            || self.is_our_relay(peer)
             || self.wants.wants_of(number)
             || self.server.wanted_by(number)
     }
 
     fn handle_tick(&mut self) {
         self.keep_lookups();
+        self.keep_servers();
         self.keep_peering();
+        self.keep_reached();
         self.keep_below_high_water();
         for number in std::mem::take(&mut self.idle) {
             let Some(peer) = self.peers.get(&number).copied() else { continue };

@@ -47,6 +47,10 @@ pub struct Options {
     /// Peers that are kept connected, by addresses that end in their `/p2p/` ids.
     #[serde(deserialize_with = "multiaddrs")]
     pub peering: Vec<Multiaddr>,
+    /// Whether the router is asked to forward the ports, where this machine has no globally routable address.
+    pub upnp: bool,
+    /// Whether places at relays are used where nobody reaches this node directly.
+    pub relays: bool,
     /// Established connections, all peers together.
     pub connections_max: u32,
 }

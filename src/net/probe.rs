@@ -15,8 +15,8 @@ use cid::Cid;
 use futures::StreamExt;
 use libp2p::identity::Keypair;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{self, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm};
+use libp2p::swarm::{self, NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, relay};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -92,6 +92,7 @@ impl Prober {
         let source = |address: &Multiaddr| match last_resort {
             true => Source::LastResort,
             false if external.contains(&address::without_peer(address)) => Source::External,
+            false if *self.node.profile() == Profile::Public => Source::Reached,
             false => Source::Listening,
         };
         let targets = addresses.into_iter().take(DELEGATES_MAX);
@@ -116,33 +117,44 @@ async fn look(
     let mut swarm = stranger(profile, limits)?;
     let dial = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address.clone()]).build();
     swarm.dial(dial).map_err(|error| Unreached::of(&error, began.elapsed()))?;
-    let connected = timeout(limits.connect, connect(&mut swarm, began)).await;
+    let connected = timeout(limits.connect, connect(&mut swarm, peer, began)).await;
     let handshake = connected.unwrap_or(Err(Unreached::TimedOut(limits.connect)))?;
 
     let asked = Instant::now();
     let left = limits.all.saturating_sub(began.elapsed());
-    swarm.behaviour_mut().send(peer, Lane::Wants, want(root));
+    swarm.behaviour_mut().bitswap.send(peer, Lane::Wants, want(root));
     let mut protocol = None;
     let answered = timeout(left, answer(&mut swarm, peer, root, &mut protocol)).await;
     let root = answered.unwrap_or(Err(NoRoot::TimedOut(left))).map(|bytes| Root { after: asked.elapsed(), bytes });
     Ok(Reached { handshake, protocol, root })
 }
 
-/// A node that nobody knows, which speaks Bitswap and nothing else.
-fn stranger(profile: &Profile, limits: Limits) -> Result<Swarm<Bitswap>, Unreached> {
+/// What a node speaks that nobody knows: Bitswap, and what leads it through relays.
+#[derive(NetworkBehaviour)]
+struct Stranger {
+    bitswap: Bitswap,
+    relays: relay::client::Behaviour,
+}
+
+/// A node that nobody knows.
+fn stranger(profile: &Profile, limits: Limits) -> Result<Swarm<Stranger>, Unreached> {
     let keypair = Keypair::generate_ed25519();
-    let transport =
+    let (transport, relays) =
         transport::build(&keypair, profile.clone()).map_err(|error| Unreached::Failed(error.to_string()))?;
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(limits.all);
-    Ok(Swarm::new(transport, Bitswap::default(), keypair.public().to_peer_id(), config))
+    let behaviour = Stranger { bitswap: Bitswap::default(), relays };
+    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
 }
 
 /// Waits for the connection, and returns how long it took to make.
-async fn connect(swarm: &mut Swarm<Bitswap>, began: Instant) -> Result<Duration, Unreached> {
+async fn connect(swarm: &mut Swarm<Stranger>, peer: PeerId, began: Instant) -> Result<Duration, Unreached> {
     loop {
+        // The relay that leads there is only a part of the way.
         match swarm.select_next_some().await {
-            SwarmEvent::ConnectionEstablished { .. } => return Ok(began.elapsed()),
-            SwarmEvent::OutgoingConnectionError { error, .. } => return Err(Unreached::of(&error, began.elapsed())),
+            SwarmEvent::ConnectionEstablished { peer_id, .. } if peer_id == peer => return Ok(began.elapsed()),
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } if peer_id.is_none_or(|at| at == peer) => {
+                return Err(Unreached::of(&error, began.elapsed()));
+            }
             _ => {}
         }
     }
@@ -150,22 +162,27 @@ async fn connect(swarm: &mut Swarm<Bitswap>, began: Instant) -> Result<Duration,
 
 /// Waits for the block, and returns its length. What the stream speaks is told as soon as it is known.
 async fn answer(
-    swarm: &mut Swarm<Bitswap>,
+    swarm: &mut Swarm<Stranger>,
     peer: PeerId,
     root: Cid,
     protocol: &mut Option<Protocol>,
 ) -> Result<usize, NoRoot> {
     loop {
         match swarm.select_next_some().await {
-            SwarmEvent::Behaviour(Event::Agreed(by, agreed)) if by == peer => *protocol = Some(agreed),
-            SwarmEvent::Behaviour(Event::Message(by, message)) if by == peer => {
+            SwarmEvent::Behaviour(StrangerEvent::Bitswap(Event::Agreed(by, agreed))) if by == peer => {
+                *protocol = Some(agreed);
+            }
+            SwarmEvent::Behaviour(StrangerEvent::Bitswap(Event::Message(by, message))) if by == peer => {
                 if let Some(answer) = read(&message, root) {
                     return answer;
                 }
             }
-            SwarmEvent::Behaviour(Event::Unsupported(_)) => return Err(NoRoot::NoBitswap),
-            SwarmEvent::Behaviour(Event::Misbehaved(_, reason)) => return Err(NoRoot::Unreadable(reason)),
-            SwarmEvent::Behaviour(Event::Sent(_, _, false) | Event::Disconnected(_)) => return Err(NoRoot::Lost),
+            SwarmEvent::Behaviour(StrangerEvent::Bitswap(event)) => match event {
+                Event::Unsupported(by) if by == peer => return Err(NoRoot::NoBitswap),
+                Event::Misbehaved(by, reason) if by == peer => return Err(NoRoot::Unreadable(reason)),
+                Event::Sent(by, _, false) | Event::Disconnected(by) if by == peer => return Err(NoRoot::Lost),
+                _ => {}
+            },
             _ => {}
         }
     }

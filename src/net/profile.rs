@@ -98,7 +98,9 @@ impl Profile {
     /// Whether an address may be dialled. `trusted` says that it came from a pin's origins or the configuration.
     /// [`Refusal::Unresolved`] means: resolve the name, then ask again for each result.
     pub fn may_dial(&self, address: &Multiaddr, trusted: bool) -> Result<(), Refusal> {
-        let Parts { host, transport, .. } = address::parts(address)?;
+        // Through a relay, only the relay itself is dialled.
+        let relay = address::relay(address);
+        let Parts { host, transport, .. } = address::parts(relay.as_ref().unwrap_or(address))?;
         if transport.port() == Some(0) {
             return Err(Refusal::NoMachine);
         }
@@ -156,6 +158,9 @@ impl Profile {
 
     /// Whether an own address may be told to others: one that they can dial, and in the public profile from anywhere.
     pub fn may_announce(&self, address: &Multiaddr) -> bool {
+        if let Some(relay) = address::relay(address) {
+            return address::peer(&relay).is_some() && self.may_announce(&relay);
+        }
         let Ok(Parts { host, .. }) = address::parts(address) else { return false };
         if !address::names_a_host(address) {
             return false;
@@ -182,9 +187,8 @@ pub fn check_origin(profile: &Profile, text: &str, own_peer: PeerId) -> Result<O
         return Ok(Origin::Gateway(gateway));
     }
     let address: Multiaddr = text.parse().map_err(|_| "it is not a multiaddr")?;
-    // A relayed address may name two peers; what is wrong with it is the relay.
-    if let Err(Unusable::Relayed) = address::parts(&address) {
-        return Err(Unusable::Relayed.to_string());
+    if address::relay(&address).is_some_and(|relay| address::peer(&relay).is_none()) {
+        return Err("the part before /p2p-circuit does not end in /p2p/ and the relay's peer id".into());
     }
     let peer = address::peer(&address).ok_or("it does not end in /p2p/ and a peer id")?;
     if peer == own_peer {
@@ -214,10 +218,10 @@ pub fn origin_peer(text: &str) -> Option<PeerId> {
 }
 
 /// The `delegates` of a PSA answer: 1 to [`DELEGATES_MAX`] own addresses for the client to dial, each ending in
-/// `/p2p/` with the own id. Confirmed ones come first, then listen addresses, those that reach furthest before others.
+/// `/p2p/` with the own id. Confirmed ones come first, then, in a network of one's own, listen addresses, those that reach furthest
+/// before others.
 ///
-/// `true` says that nothing could be announced, so the listen addresses stand in as a last resort, and the operator
-/// should configure an external address.
+/// `true` says that no address is known to be reachable, so the listen addresses stand in as a last resort.
 pub fn delegates(
     profile: &Profile,
     confirmed: &[Multiaddr],
@@ -226,12 +230,18 @@ pub fn delegates(
 ) -> (Vec<Multiaddr>, bool) {
     let may_announce = |address: &&Multiaddr| profile.may_announce(address);
     let mut announced = distinct(confirmed.iter().filter(may_announce), own_peer);
-    announced.extend(by_reach(distinct(listen.iter().filter(may_announce), own_peer)));
+    let mut rest = by_reach(distinct(listen.iter().filter(may_announce), own_peer));
+    // In public, somebody has to have reached an address before others are told of it.
+    if matches!(profile, Profile::Lan { .. }) {
+        announced.append(&mut rest);
+    }
     let announced = distinct(announced.iter(), own_peer);
     if !announced.is_empty() {
         return (with_peer(announced, own_peer), false);
     }
-    let mut rest = by_reach(distinct(listen.iter().filter(|address| address::names_a_host(address)), own_peer));
+    if rest.is_empty() {
+        rest = by_reach(distinct(listen.iter().filter(|address| address::names_a_host(address)), own_peer));
+    }
     if rest.is_empty() {
         // The schema wants one at least: the bare id lets a client that is connected already recognise us.
         rest.push(Multiaddr::empty());

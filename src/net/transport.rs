@@ -13,7 +13,7 @@ use libp2p::core::transport::timeout::{TransportTimeout, TransportTimeoutError};
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::{Multiaddr, PeerId, Transport, dns, quic, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Transport, dns, quic, relay, tcp, yamux};
 
 use super::profile::Profile;
 use super::security::Security;
@@ -30,10 +30,24 @@ const QUIC_STREAMS_MAX: u32 = 256;
 /// one of the bounded places for connections in the making for ever.
 pub const CONNECT_MAX: Duration = Duration::from_secs(10);
 
+/// The same through a relay, which may have to be dialled first.
+const RELAYED_CONNECT_MAX: Duration = Duration::from_secs(20);
+
+/// A transport, and the behaviour by which it goes through relays.
+pub type WithRelays = (Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour);
+
 /// Builds the transport of a node.
-pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
+pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<WithRelays> {
     let mut multiplexer = yamux::Config::default();
     multiplexer.set_max_num_streams(YAMUX_STREAMS_MAX);
+    let (relayed, relays) = relay::client::new(keypair.public().to_peer_id());
+    // The relay itself is dialled by the swarm, and so passes the guard below.
+    let relayed = relayed
+        .upgrade(Version::V1Lazy)
+        .authenticate(Security::new(keypair)?)
+        .multiplex(multiplexer.clone())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .map_err(SocketError)
         .upgrade(Version::V1Lazy)
@@ -49,11 +63,15 @@ pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<Boxed<(PeerId, S
         .map_err(|error| error.either(quic_error, io::Error::other))
         .boxed();
     let guarded = Guarded { inner: both, profile };
-    let transport = match dns::tokio::Transport::system(guarded) {
-        Ok(transport) => TransportTimeout::new(transport, CONNECT_MAX).map_err(timeout_error).boxed(),
-        Err(error) => return Err(io::Error::other(format!("the system's DNS configuration can't be read: {error}"))),
-    };
-    Ok(transport)
+    let direct = dns::tokio::Transport::system(guarded)
+        .map_err(|error| io::Error::other(format!("the system's DNS configuration can't be read: {error}")))?;
+    let direct = TransportTimeout::new(direct, CONNECT_MAX).map_err(timeout_error).boxed();
+    let relayed = TransportTimeout::new(relayed, RELAYED_CONNECT_MAX).map_err(timeout_error).boxed();
+    let either = OrTransport::new(relayed, direct)
+        .map(|either, _| either.into_inner())
+        .map_err(|error| error.either(std::convert::identity, std::convert::identity))
+        .boxed();
+    Ok((either, relays))
 }
 
 /// An error of a TCP socket. It is its own source, as libp2p's upgrades show only the sources of the errors below them.

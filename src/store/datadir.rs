@@ -212,6 +212,11 @@ impl DataDir {
         self.path.join("provided")
     }
 
+    /// The servers of the DHT that were known last.
+    pub fn servers_path(&self) -> PathBuf {
+        self.path.join("servers")
+    }
+
     /// Writes a file of this directory, see [`write_secret`].
     pub fn write_secret(&self, path: &Path, contents: &[u8]) -> Result<(), DataDirError> {
         write_secret(path, contents)

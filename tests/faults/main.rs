@@ -9,5 +9,6 @@ mod outputs;
 mod ports;
 mod sources;
 mod stops;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;

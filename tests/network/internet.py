@@ -11,6 +11,7 @@ from harness.kubo import Kubo
 from harness.pinnace import Answer, Pinnace
 from harness.processes import Process
 from harness.waiting import wait_until
+from homes import check_home, new_home
 from places import Bridge, Place
 
 # The port of every node, and of the router that it is as well.
@@ -56,6 +57,13 @@ class PublicKubo(Kubo):
         configuration["Bootstrap"] = self._bootstrap
         configuration["Routing"] = {"Type": self._role}
         configuration["Provide"] = {"Enabled": True}
+        # Servers test addresses for others and relay for them, as those of the public network do once they know that they are reached.
+        configuration["AutoNAT"] = {"ServiceMode": "enabled"}
+        configuration["Swarm"]["EnableHolePunching"] = True
+        configuration["Swarm"]["RelayClient"] = {"Enabled": True}
+        configuration["Swarm"]["RelayService"] = {"Enabled": True}
+        if self._role == "dhtserver":
+            configuration["Internal"] = {"Libp2pForceReachability": "public"}
 
     @property
     def multiaddr(self) -> str:
@@ -77,18 +85,29 @@ class PublicPinnace(Pinnace):
     """A pinnace at a public address."""
 
     def __init__(
-        self, binary: Path, directory: Path, name: str, where: tuple[Place, str], bootstrap: list[str], **environment: str
+        self,
+        binary: Path,
+        directory: Path,
+        name: str,
+        where: tuple[Place, str],
+        bootstrap: list[str],
+        is_named: bool = True,
+        **environment: str,
     ) -> None:
         self._place, address = where
         own = [f"/ip4/{address}/tcp/{_PORT}", f"/ip4/{address}/udp/{_PORT}/quic-v1"]
         environment = {"PINNACE_NETWORK__BOOTSTRAP": ",".join(bootstrap)} | environment
         super().__init__(binary, directory, name, **environment)
-        self._listen = own
-        self._network = tuple(part for each in own for part in ("--external", each))
+        self._listen = self.own_addresses = own
+        self._network = tuple(part for each in own for part in ("--external", each)) if is_named else ()
 
     def with_dht(self) -> None:
         """From its next start on it takes part in the DHT, if it didn't."""
         self._environment.pop("PINNACE_NETWORK__DHT", None)
+
+    def forget_bootstrap(self) -> None:
+        """From its next start on it has nobody to enter the DHT by but whom it knew before."""
+        self._environment["PINNACE_NETWORK__BOOTSTRAP"] = ""
 
     def start(self) -> Self:
         with self._place.inside():
@@ -126,11 +145,22 @@ class Internet:
         self._extra.append(kubo)
         return kubo
 
-    def new_pinnace(self, name: str, **environment: str) -> PublicPinnace:
-        """A pinnace for one case; use it in `with`."""
-        pinnace = PublicPinnace(self._binary, self.directory, name, self._bridge.new_place(), self._bootstrap, **environment)
+    def new_pinnace(self, name: str, is_named: bool = True, **environment: str) -> PublicPinnace:
+        """A pinnace for one case, to which its addresses are named unless it has to find out itself; use it in `with`."""
+        where = self._bridge.new_place()
+        pinnace = PublicPinnace(self._binary, self.directory, name, where, self._bootstrap, is_named, **environment)
         self._extra.append(pinnace)
         return pinnace
+
+    def new_pinnace_at_home(self, name: str, **environment: str) -> tuple[PublicPinnace, str]:
+        """The same behind a router that lets nobody in, and the address under which others see it."""
+        home = new_home(self._bridge)
+        check_home(self._bridge, home)
+        place, own, seen_as = home
+        environment = {"PINNACE_NETWORK__PROFILE": "public"} | environment
+        pinnace = PublicPinnace(self._binary, self.directory, name, (place, own), self._bootstrap, is_named=False, **environment)
+        self._extra.append(pinnace)
+        return pinnace, seen_as
 
     @property
     def pinnace(self) -> PublicPinnace:

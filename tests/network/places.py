@@ -12,13 +12,16 @@ from pathlib import Path
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x1000_0000, 0x4000_0000
 
-_RTM_NEWLINK, _RTM_NEWADDR = 16, 20
+_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
 # NLM_F_REQUEST | NLM_F_ACK, and those with NLM_F_CREATE | NLM_F_EXCL.
 _CHANGE, _CREATE = 0x005, 0x605
 _IFF_UP = 1
 _IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 10, 18, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_RTA_OIF, _RTA_GATEWAY = 4, 5
+# RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST.
+_ROUTE = bytes([254, 3, 0, 1])
 
 # All addresses are of one network, so that nobody needs a route.
 _PREFIX_BITS = 8
@@ -35,7 +38,8 @@ def _checked(result: int) -> None:
         raise NoNamespaces(os.strerror(ctypes.get_errno()))
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute of a request, see netlink(7)."""
     return struct.pack("HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
@@ -55,6 +59,29 @@ def _ask(kind: int, flags: int, body: bytes) -> None:
 
 def _raise(name: str) -> None:
     _ask(_RTM_NEWLINK, _CHANGE, _link(socket.if_nametoindex(name), _IFF_UP))
+
+
+def add_pair(name: str, other: "Place") -> None:
+    """Joins this thread's namespace with another one, where the cable's end is `eth0`."""
+    peer = _link(0) + attribute(_IFLA_IFNAME, b"eth0\0") + attribute(_IFLA_NET_NS_FD, struct.pack("I", other.handle))
+    pair = attribute(_IFLA_INFO_KIND, b"veth") + attribute(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, peer))
+    named = attribute(_IFLA_IFNAME, name.encode() + b"\0")
+    _ask(_RTM_NEWLINK, _CREATE, _link(0) + named + attribute(_IFLA_LINKINFO, pair))
+
+
+def add_address(name: str, address: str, prefix_bits: int) -> None:
+    """Gives an interface of this thread's namespace an address, and switches it on."""
+    packed = socket.inet_aton(address)
+    body = struct.pack("BBBBI", socket.AF_INET, prefix_bits, 0, 0, socket.if_nametoindex(name))
+    _ask(_RTM_NEWADDR, _CREATE, body + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed))
+    _raise(name)
+
+
+def add_default_route(name: str, gateway: str) -> None:
+    """Sends what goes elsewhere to this neighbour."""
+    body = struct.pack("BBBB", socket.AF_INET, 0, 0, 0) + _ROUTE + struct.pack("I", 0)
+    by = attribute(_RTA_GATEWAY, socket.inet_aton(gateway))
+    _ask(_RTM_NEWROUTE, _CREATE, body + by + attribute(_RTA_OIF, struct.pack("I", socket.if_nametoindex(name))))
 
 
 class Place:
@@ -95,8 +122,8 @@ class Bridge:
         self._count = 0
         self._place = Place()
         with self._place.inside():
-            kind = _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, b"bridge"))
-            _ask(_RTM_NEWLINK, _CREATE, _link(0) + _attribute(_IFLA_IFNAME, b"bridge\0") + kind)
+            kind = attribute(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"bridge"))
+            _ask(_RTM_NEWLINK, _CREATE, _link(0) + attribute(_IFLA_IFNAME, b"bridge\0") + kind)
             _raise("bridge")
 
     def new_place(self) -> tuple[Place, str]:
@@ -108,16 +135,10 @@ class Bridge:
         place = Place()
         port = f"port{number}"
         with self._place.inside():
-            peer = _link(0) + _attribute(_IFLA_IFNAME, b"eth0\0") + _attribute(_IFLA_NET_NS_FD, struct.pack("I", place.handle))
-            pair = _attribute(_IFLA_INFO_KIND, b"veth") + _attribute(_IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, peer))
-            name = _attribute(_IFLA_IFNAME, port.encode() + b"\0")
-            _ask(_RTM_NEWLINK, _CREATE, _link(0) + name + _attribute(_IFLA_LINKINFO, pair))
-            master = _attribute(_IFLA_MASTER, struct.pack("I", socket.if_nametoindex("bridge")))
+            add_pair(port, place)
+            master = attribute(_IFLA_MASTER, struct.pack("I", socket.if_nametoindex("bridge")))
             _ask(_RTM_NEWLINK, _CHANGE, _link(socket.if_nametoindex(port)) + master)
             _raise(port)
         with place.inside():
-            packed = socket.inet_aton(address)
-            body = struct.pack("BBBBI", socket.AF_INET, _PREFIX_BITS, 0, 0, socket.if_nametoindex("eth0"))
-            _ask(_RTM_NEWADDR, _CREATE, body + _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed))
-            _raise("eth0")
+            add_address("eth0", address, _PREFIX_BITS)
         return place, address

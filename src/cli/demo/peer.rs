@@ -83,6 +83,8 @@ impl Peer {
             dht: DhtChoice::Off,
             bootstrap: Vec::new(),
             peering: Vec::new(),
+            upnp: false,
+            relays: false,
             connections_max: 64,
         };
         let node = Node::start(Keypair::generate_ed25519(), &options, store.reader()).await?;

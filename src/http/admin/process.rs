@@ -5,7 +5,7 @@ use axum::extract::State;
 use serde_json::Value;
 
 use crate::http::AppState;
-use crate::http::control::{ControlState, Status, status};
+use crate::http::control::{ControlState, NodeState, Status, status};
 use crate::http::error::ApiError;
 
 /// Show how the process is doing
@@ -13,6 +13,15 @@ use crate::http::error::ApiError;
     responses((status = 200, description = "what it is and how it is doing", body = Status)))]
 pub(in crate::http) async fn status(State(state): State<AppState>) -> Result<Json<Status>, ApiError> {
     status::get(State(process(state)?)).await
+}
+
+/// Show how the node stands among its peers
+///
+/// Whether others reach it, over which address, why not, and what to do.
+#[utoipa::path(get, path = "/node", operation_id = "get_node", tag = "admin",
+    responses((status = 200, description = "its addresses, and whether others reach it", body = NodeState)))]
+pub(in crate::http) async fn node(State(state): State<AppState>) -> Result<Json<NodeState>, ApiError> {
+    Ok(Json(status::node(&process(state)?).await?))
 }
 
 /// Show the configuration

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ControlState;
+use super::reachability::ReachabilityState;
 use crate::http::error::ApiError;
+use crate::net::Multiaddr;
 use crate::net::profile::Profile;
 use crate::provide::ProvideStatus;
 use crate::store::verify::VerifyState;
@@ -33,6 +35,10 @@ pub struct Status {
     pub profile: String,
     /// Where peers and clients reach it.
     pub addresses: Addresses,
+    /// Whether others reach it; absent in the lan profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reachability: Option<ReachabilityState>,
     /// Connected peers.
     pub peers: u64,
     /// Established connections.
@@ -61,6 +67,35 @@ pub struct Status {
     #[schema(nullable = false)]
     pub denylist: Option<DenylistState>,
     /// What the operator should mend: sentences.
+    pub warnings: Vec<String>,
+}
+
+/// How the node stands among its peers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeState {
+    /// The peer's id.
+    pub peer_id: String,
+    /// `public` or `lan`.
+    pub profile: String,
+    /// Where peers and clients reach it.
+    pub addresses: Addresses,
+    /// Whether others reach it; absent in the lan profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reachability: Option<ReachabilityState>,
+    /// Connected peers.
+    pub peers: u64,
+    /// Established connections.
+    pub connections: u64,
+    /// Peers that are to be kept connected; absent without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub peering: Option<PeeringState>,
+    /// Our part in the DHT; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub dht: Option<DhtState>,
+    /// What the operator should mend about it: sentences.
     pub warnings: Vec<String>,
 }
 
@@ -161,11 +196,56 @@ pub(in crate::http) async fn get(State(state): State<ControlState>) -> Result<Js
     Ok(Json(read(&state).await?))
 }
 
+/// Asks the node alone.
+pub(in crate::http) async fn node(state: &ControlState) -> Result<NodeState, ApiError> {
+    let node = state.node.status().await.map_err(|_| ApiError::stopping())?;
+    let (announced, last_resort) = state.node.delegates();
+    let reachability = node.reachability.map(ReachabilityState::from);
+    let mut warnings = Vec::new();
+    if node.dht.is_some_and(|dht| dht.servers == 0) {
+        warnings.push(NO_SERVERS.to_owned());
+    }
+    match &reachability {
+        Some(reachability) => warnings.extend(reachability.warnings()),
+        None if last_resort => warnings.push(LAST_RESORT.to_owned()),
+        None => {}
+    }
+    let texts = |addresses: Vec<Multiaddr>| addresses.iter().map(Multiaddr::to_string).collect();
+    Ok(NodeState {
+        peer_id: state.node.peer_id().to_string(),
+        profile: match state.node.profile() {
+            Profile::Public => "public".to_owned(),
+            Profile::Lan { .. } => "lan".to_owned(),
+        },
+        addresses: Addresses { announced: texts(announced), last_resort, listening: texts(state.node.listening()) },
+        reachability,
+        peers: node.peers as u64,
+        connections: u64::from(node.connections),
+        peering: (node.peering.1 > 0)
+            .then_some(PeeringState { connected: node.peering.0 as u64, peers: node.peering.1 as u64 }),
+        dht: node.dht.map(|dht| DhtState {
+            server: dht.is_server,
+            servers: dht.servers as u64,
+            records: dht.records as u64,
+        }),
+        warnings,
+    })
+}
+
 /// Asks all parts. It reads a few bytes of both stores, whatever their size.
 pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiError> {
-    let node = state.node.status().await.map_err(|_| ApiError::stopping())?;
+    let NodeState {
+        peer_id,
+        profile,
+        addresses,
+        reachability,
+        peers,
+        connections,
+        peering,
+        dht,
+        warnings: node_warnings,
+    } = node(state).await?;
     let counts = state.pins.counts().await?;
-    let (announced, last_resort) = state.node.delegates();
     let (blocks, process) = (state.blocks.clone(), state.process.clone());
     let store = tokio::task::spawn_blocking(move || {
         let held = blocks.stats();
@@ -196,12 +276,7 @@ pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiErr
     if provide.behind {
         warnings.push(BEHIND.to_owned());
     }
-    if node.dht.is_some_and(|dht| dht.servers == 0) {
-        warnings.push(NO_SERVERS.to_owned());
-    }
-    if last_resort {
-        warnings.push(LAST_RESORT.to_owned());
-    }
+    warnings.extend(node_warnings);
     warnings.extend(state.front.warnings());
     warnings.extend(state.denylist.warning());
     warnings.extend(state.blocks.shortage().map(|shortage| shortage.to_string()));
@@ -213,25 +288,14 @@ pub(in crate::http) async fn read(state: &ControlState) -> Result<Status, ApiErr
         started: format!("{:.3}", state.process.started),
         data: text(&state.process.data),
         endpoint: state.process.endpoint.clone(),
-        peer_id: state.node.peer_id().to_string(),
-        profile: match state.node.profile() {
-            Profile::Public => "public".to_owned(),
-            Profile::Lan { .. } => "lan".to_owned(),
-        },
-        addresses: Addresses {
-            announced: announced.iter().map(ToString::to_string).collect(),
-            last_resort,
-            listening: state.node.listening().iter().map(ToString::to_string).collect(),
-        },
-        peers: node.peers as u64,
-        connections: u64::from(node.connections),
-        peering: (node.peering.1 > 0)
-            .then_some(PeeringState { connected: node.peering.0 as u64, peers: node.peering.1 as u64 }),
-        dht: node.dht.map(|dht| DhtState {
-            server: dht.is_server,
-            servers: dht.servers as u64,
-            records: dht.records as u64,
-        }),
+        peer_id,
+        profile,
+        addresses,
+        reachability,
+        peers,
+        connections,
+        peering,
+        dht,
         provide: Some(provide),
         pins: PinNumbers {
             queued: counts.queued,

@@ -5,9 +5,11 @@
 //! <https://github.com/libp2p/specs/blob/master/kad-dht/README.md>
 
 pub(super) mod announce;
+pub(super) mod known;
 mod records;
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::kad::{self, QueryId};
@@ -16,7 +18,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use self::records::ProviderRecords;
-use super::address;
+use super::address::{self, Host, Network};
 use super::profile::{Profile, Refusal};
 
 /// The protocol of the public IPFS network.
@@ -42,6 +44,9 @@ const FOUND_SERVERS: usize = 20;
 
 /// Look-ups that run at the same time; whoever asks for more is told that nobody was found.
 const QUERIES_MAX: usize = 256;
+
+/// Servers of one network in our table, as in Kubo's.
+const SERVERS_PER_NETWORK_MAX: usize = 3;
 
 /// Addresses of a server that are remembered from what it says of itself.
 const SERVER_ADDRESSES_MAX: usize = 16;
@@ -133,7 +138,28 @@ fn known_servers(kademlia: &mut Kademlia) -> usize {
     kademlia.kbuckets().map(|bucket| bucket.num_entries()).sum()
 }
 
-/// Our part in the DHT, or none. It becomes a server by itself when an own address is confirmed.
+/// The servers of the table, with some addresses of each.
+pub(super) fn servers(kademlia: &mut Kademlia) -> Vec<(PeerId, Multiaddr)> {
+    let mut servers = Vec::new();
+    for bucket in kademlia.kbuckets() {
+        for entry in bucket.iter().take(known::SERVERS_MAX) {
+            let peer = *entry.node.key.preimage();
+            let addresses = entry.node.value.iter().take(known::ADDRESSES_MAX);
+            servers.extend(addresses.map(|address| (peer, address.clone())));
+        }
+    }
+    servers.truncate(known::SERVERS_MAX * known::ADDRESSES_MAX);
+    servers
+}
+
+/// Enters by servers that were known before, as far as they may still be dialled.
+pub(super) fn enter_by(kademlia: &mut Kademlia, profile: &Profile, servers: &[(PeerId, Multiaddr)]) {
+    for (peer, address) in servers.iter().filter(|(_, address)| may_use(profile, address)) {
+        kademlia.add_address(peer, address.clone());
+    }
+}
+
+/// Our part in the DHT, or none. It asks only, until [`serve`] says otherwise.
 pub(super) fn behaviour(own: PeerId, is_on: bool) -> Option<Kademlia> {
     if !is_on {
         return None;
@@ -149,20 +175,64 @@ pub(super) fn behaviour(own: PeerId, is_on: bool) -> Option<Kademlia> {
         .set_publication_interval(None)
         .set_replication_interval(None)
         .set_caching(kad::Caching::Disabled)
-        .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL));
+        .set_periodic_bootstrap_interval(Some(BOOTSTRAP_INTERVAL))
+        // Who comes into the table is for `learn` to say.
+        .set_kbucket_inserts(kad::BucketInserts::Manual);
     if let Some(parallelism) = std::num::NonZeroUsize::new(PARALLELISM) {
         config.set_parallelism(parallelism);
     }
-    Some(kad::Behaviour::with_config(own, ProviderRecords::new(own), config))
+    let mut kademlia = kad::Behaviour::with_config(own, ProviderRecords::new(own), config);
+    // By itself it would take an address at a relay for one where it can serve.
+    kademlia.set_mode(Some(kad::Mode::Client));
+    Some(kademlia)
 }
 
-/// A server told where it is reached: what of it may be dialled comes into our table.
-pub(super) fn learn(kademlia: &mut Kademlia, profile: &Profile, peer: PeerId, addresses: &[Multiaddr]) {
+/// Whether it answers others: once they reach it directly.
+pub(super) fn serve(kademlia: &mut Kademlia, is_reached: bool) {
+    let mode = if is_reached { kad::Mode::Server } else { kad::Mode::Client };
+    if kademlia.mode() != mode {
+        kademlia.set_mode(Some(mode));
+    }
+}
+
+/// A server, connected from there, told where it is reached: what of it may be dialled comes into our table, unless that has enough
+/// servers of the same network.
+pub(super) fn learn(
+    kademlia: &mut Kademlia,
+    profile: &Profile,
+    peer: PeerId,
+    from: Option<IpAddr>,
+    addresses: &[Multiaddr],
+) {
+    if let (Profile::Public, Some(ip)) = (profile, from)
+        && !has_room_for(kademlia, peer, address::network(ip))
+    {
+        return;
+    }
     for address in addresses.iter().take(SERVER_ADDRESSES_MAX) {
-        if may_use(profile, address) {
+        // A server that is reached through a relay isn't one.
+        if address::relay(address).is_none() && may_use(profile, address) {
             kademlia.add_address(&peer, address.clone());
         }
     }
+}
+
+/// Whether so few servers of a network are in the table that one more is welcome, so that nobody surrounds us with peers of his own.
+fn has_room_for(kademlia: &mut Kademlia, peer: PeerId, network: Network) -> bool {
+    let mut same = 0;
+    for bucket in kademlia.kbuckets() {
+        for entry in bucket.iter() {
+            if *entry.node.key.preimage() == peer {
+                return true;
+            }
+            let is_same = |address: &Multiaddr| match address::parts(address).map(|parts| parts.host) {
+                Ok(Host::Ip(ip)) => address::network(ip) == network,
+                _ => false,
+            };
+            same += usize::from(entry.node.value.iter().any(is_same));
+        }
+    }
+    same < SERVERS_PER_NETWORK_MAX
 }
 
 /// Whether an address that the DHT names may be dialled. In a network of its own the operator switched the DHT on, and so trusts it.
@@ -276,11 +346,19 @@ pub(super) fn status(kademlia: &mut Kademlia, queries: &Queries) -> DhtStatus {
 }
 
 /// A stranger leaves a record here: what of it may be told to others is kept, within bounds.
-pub(super) fn handle_request(kademlia: &mut Kademlia, profile: &Profile, request: kad::InboundRequest) {
+///
+/// `from` says from where a peer is connected; a provider leaves its record itself.
+pub(super) fn handle_request(
+    kademlia: &mut Kademlia,
+    profile: &Profile,
+    request: kad::InboundRequest,
+    from: impl Fn(&PeerId) -> Option<IpAddr>,
+) {
     // Values (IPNS records, public keys) aren't kept: a server has to judge them first.
     if let kad::InboundRequest::AddProvider { record: Some(mut record) } = request {
         record.addresses.retain(|address| profile.may_announce(address));
-        if let Err(error) = kad::store::RecordStore::add_provider(kademlia.store_mut(), record) {
+        let network = from(&record.provider).map(address::network);
+        if let Err(error) = kademlia.store_mut().keep(record, network) {
             tracing::debug!(%error, "a provider's record isn't kept");
         }
     }
@@ -315,6 +393,40 @@ mod tests {
         entrances.used_at = Instant::now().checked_sub(ENTER_EVERY).unwrap();
         entrances.enter_again(&mut kademlia);
         assert_eq!(known_servers(&mut kademlia), 1);
+    }
+
+    #[test]
+    fn servers_of_one_network_are_a_few_of_the_table_only() {
+        let mut kademlia = dht(0);
+        let server = |third: u8| {
+            let address: Multiaddr = format!("/ip4/45.1.{third}.1/tcp/4001").parse().unwrap();
+            (PeerId::random(), Some(IpAddr::from([45, 1, third, 1])), [address])
+        };
+        let servers: Vec<_> = (0..10).map(server).collect();
+        for (peer, from, addresses) in &servers {
+            learn(&mut kademlia, &Profile::Public, *peer, *from, addresses);
+        }
+        assert_eq!(known_servers(&mut kademlia), SERVERS_PER_NETWORK_MAX);
+        let (elsewhere, moved): (IpAddr, Multiaddr) =
+            ("46.1.1.1".parse().unwrap(), "/ip4/45.1.0.1/tcp/4002".parse().unwrap());
+        learn(&mut kademlia, &Profile::Public, servers[0].0, servers[0].1, std::slice::from_ref(&moved));
+        let all = super::servers(&mut kademlia);
+        let is_told =
+            |(peer, address): &(PeerId, Multiaddr)| *peer == servers[0].0 && address::without_peer(address) == moved;
+        assert!(all.iter().any(is_told), "one that is known may tell more: {all:?}");
+        learn(
+            &mut kademlia,
+            &Profile::Public,
+            PeerId::random(),
+            Some(elsewhere),
+            &["/ip4/46.1.1.1/tcp/1".parse().unwrap()],
+        );
+        assert_eq!(known_servers(&mut kademlia), SERVERS_PER_NETWORK_MAX + 1);
+        // What was written down comes back, but for what may not be dialled.
+        let mut next = dht(0);
+        enter_by(&mut next, &Profile::Public, &all);
+        enter_by(&mut next, &Profile::Public, &[(PeerId::random(), "/ip4/10.0.0.1/tcp/1".parse().unwrap())]);
+        assert_eq!(known_servers(&mut next), SERVERS_PER_NETWORK_MAX);
     }
 
     /// What a look-up that found so many of so many known servers is taken for.

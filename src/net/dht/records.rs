@@ -12,6 +12,8 @@ use libp2p::kad::{ProviderRecord, Record, RecordKey};
 use libp2p::{Multiaddr, PeerId};
 use sha2::{Digest, Sha256};
 
+use super::super::address::Network;
+
 /// Records, all keys and providers together.
 const RECORDS_MAX: usize = 256 * 1024;
 
@@ -20,6 +22,9 @@ const RECORDS_PER_KEY_MAX: usize = 20;
 
 /// Providers, whose addresses are most of what a record takes.
 const PROVIDERS_MAX: usize = 32 * 1024;
+
+/// Providers of one network, so that a flood of made-up peers from a few machines leaves room for all others.
+const PROVIDERS_PER_NETWORK_MAX: usize = PROVIDERS_MAX / 32;
 
 /// Addresses of one provider, and the bytes of each.
 const ADDRESSES_MAX: usize = 8;
@@ -34,6 +39,7 @@ const CLEANED_EVERY: Duration = Duration::from_mins(10);
 #[derive(Debug)]
 struct Provider {
     peer: PeerId,
+    network: Option<Network>,
     addresses: Vec<Multiaddr>,
     records: usize,
 }
@@ -56,19 +62,21 @@ pub struct ProviderRecords {
     by_distance: BTreeMap<[u8; 32], Vec<Entry>>,
     providers: HashMap<u32, Provider>,
     numbers: HashMap<PeerId, u32>,
+    of_networks: HashMap<Option<Network>, usize>,
     next_number: u32,
     records: usize,
     records_max: usize,
     providers_max: usize,
+    per_network_max: usize,
 }
 
 impl ProviderRecords {
     /// Nothing is kept yet.
     pub(super) fn new(own: PeerId) -> Self {
-        Self::with_bounds(own, RECORDS_MAX, PROVIDERS_MAX)
+        Self::with_bounds(own, RECORDS_MAX, PROVIDERS_MAX, PROVIDERS_PER_NETWORK_MAX)
     }
 
-    fn with_bounds(own: PeerId, records_max: usize, providers_max: usize) -> Self {
+    fn with_bounds(own: PeerId, records_max: usize, providers_max: usize, per_network_max: usize) -> Self {
         let now = Instant::now();
         Self {
             own_place: Sha256::digest(own.to_bytes()).into(),
@@ -77,10 +85,12 @@ impl ProviderRecords {
             by_distance: BTreeMap::new(),
             providers: HashMap::new(),
             numbers: HashMap::new(),
+            of_networks: HashMap::new(),
             next_number: 0,
             records: 0,
             records_max,
             providers_max,
+            per_network_max,
         }
     }
 
@@ -101,8 +111,8 @@ impl ProviderRecords {
         u32::try_from(at.saturating_duration_since(self.made_at).as_secs()).unwrap_or(u32::MAX)
     }
 
-    /// The number of a provider, with its newest addresses; `None` if there are too many.
-    fn number(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) -> Option<u32> {
+    /// The number of a provider, with its newest addresses; `None` if there are too many, all of them or of its network.
+    fn number(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, network: Option<Network>) -> Option<u32> {
         let mut addresses = addresses;
         addresses.retain(|address| address.len() <= ADDRESS_BYTES_MAX);
         addresses.truncate(ADDRESSES_MAX);
@@ -113,9 +123,11 @@ impl ProviderRecords {
             }
             return Some(*number);
         }
-        if self.providers.len() >= self.providers_max {
+        let of_network = self.of_networks.get(&network).copied().unwrap_or(0);
+        if self.providers.len() >= self.providers_max || of_network >= self.per_network_max {
             return None;
         }
+        self.of_networks.insert(network, of_network + 1);
         // After four billion providers a number may still be that of a living one; then it is passed over.
         while self.providers.contains_key(&self.next_number) {
             self.next_number = self.next_number.wrapping_add(1);
@@ -123,7 +135,7 @@ impl ProviderRecords {
         let number = self.next_number;
         self.next_number = self.next_number.wrapping_add(1);
         self.numbers.insert(peer, number);
-        self.providers.insert(number, Provider { peer, addresses, records: 0 });
+        self.providers.insert(number, Provider { peer, network, addresses, records: 0 });
         Some(number)
     }
 
@@ -133,9 +145,15 @@ impl ProviderRecords {
             let Some(provider) = self.providers.get_mut(&entry.provider) else { continue };
             provider.records -= 1;
             if provider.records == 0 {
-                let peer = provider.peer;
+                let (peer, network) = (provider.peer, provider.network);
                 self.providers.remove(&entry.provider);
                 self.numbers.remove(&peer);
+                if let Some(count) = self.of_networks.get_mut(&network) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.of_networks.remove(&network);
+                    }
+                }
             }
         }
     }
@@ -160,7 +178,12 @@ impl ProviderRecords {
         self.forget(&over);
     }
 
-    fn insert(&mut self, record: ProviderRecord, now: Instant) -> Result<()> {
+    /// Keeps the record of a provider that is connected from that network, if it is known.
+    pub(super) fn keep(&mut self, record: ProviderRecord, network: Option<Network>) -> Result<()> {
+        self.insert(record, network, Instant::now())
+    }
+
+    fn insert(&mut self, record: ProviderRecord, network: Option<Network>, now: Instant) -> Result<()> {
         self.clean(now);
         let distance = self.distance(&record.key);
         let ends_at = self.seconds_at(record.expires.unwrap_or(now + LIFETIME));
@@ -168,13 +191,17 @@ impl ProviderRecords {
         if is_full && self.by_distance.last_key_value().is_none_or(|(furthest, _)| *furthest <= distance) {
             return Err(Error::MaxProvidedKeys);
         }
-        let number = self.number(record.provider, record.addresses).ok_or(Error::MaxProvidedKeys)?;
+        let number = self.number(record.provider, record.addresses, network).ok_or(Error::MaxProvidedKeys)?;
         let entries = self.by_distance.entry(distance).or_default();
         if let Some(entry) = entries.iter_mut().find(|entry| entry.provider == number) {
             entry.ends_at = ends_at;
             return Ok(());
         }
-        let displaced = if entries.len() >= RECORDS_PER_KEY_MAX { Some(entries.remove(0)) } else { None };
+        let displaced = if entries.len() >= RECORDS_PER_KEY_MAX {
+            Some(entries.remove(dispensable(entries, &self.providers)))
+        } else {
+            None
+        };
         entries.push(Entry { provider: number, ends_at });
         if let Some(provider) = self.providers.get_mut(&number) {
             provider.records += 1;
@@ -187,6 +214,14 @@ impl ProviderRecords {
         }
         Ok(())
     }
+}
+
+/// The oldest entry of the network that has most of them: whoever makes up peers displaces those first.
+fn dispensable(entries: &[Entry], providers: &HashMap<u32, Provider>) -> usize {
+    let network = |entry: &Entry| providers.get(&entry.provider).and_then(|provider| provider.network);
+    let of_same = |entry: &Entry| entries.iter().filter(|other| network(other) == network(entry)).count();
+    let most = entries.iter().map(of_same).max();
+    entries.iter().position(|entry| Some(of_same(entry)) == most).unwrap_or(0)
 }
 
 impl RecordStore for ProviderRecords {
@@ -208,7 +243,7 @@ impl RecordStore for ProviderRecords {
     }
 
     fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
-        self.insert(record, Instant::now())
+        self.insert(record, None, Instant::now())
     }
 
     fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
@@ -246,6 +281,7 @@ impl RecordStore for ProviderRecords {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::address;
     use super::*;
 
     fn key(number: u32) -> RecordKey {
@@ -284,7 +320,7 @@ mod tests {
     #[test]
     fn a_flood_displaces_what_is_furthest_only() {
         let own = PeerId::random();
-        let mut records = ProviderRecords::with_bounds(own, 100, 50);
+        let mut records = ProviderRecords::with_bounds(own, 100, 50, 50);
         let flooder = PeerId::random();
         for number in 0..10_000 {
             let _ = records.add_provider(record(number, flooder));
@@ -308,14 +344,37 @@ mod tests {
     }
 
     #[test]
+    fn made_up_peers_of_one_network_leave_room_for_all_others() {
+        let mut records = ProviderRecords::with_bounds(PeerId::random(), 10_000, 1_000, 100);
+        let network = |number: u8| Some(address::network(std::net::IpAddr::from([number, 1, 1, 1])));
+        let honest: Vec<PeerId> = (0..5).map(|_| PeerId::random()).collect();
+        for peer in &honest[..4] {
+            records.keep(record(7, *peer), network(1)).unwrap();
+        }
+        let mut refused = 0;
+        for number in 0..5_000 {
+            refused += usize::from(records.keep(record(number % 10, PeerId::random()), network(2)).is_err());
+        }
+        assert!(refused >= 4_000 && records.providers.len() <= 104, "{refused} refused");
+        records.keep(record(7, honest[4]), network(3)).unwrap();
+        let told: Vec<PeerId> = records.providers(&key(7)).iter().map(|record| record.provider).collect();
+        assert!(honest.iter().all(|peer| told.contains(peer)), "those of one network displace each other");
+        assert_eq!(records.of_networks.values().sum::<usize>(), records.providers.len());
+        for peer in &honest {
+            records.remove_provider(&key(7), peer);
+        }
+        assert_eq!(records.of_networks.len(), 1);
+    }
+
+    #[test]
     fn what_is_over_is_neither_told_nor_kept() {
         let mut records = ProviderRecords::new(PeerId::random());
         let now = Instant::now();
         let mut over = record(1, PeerId::random());
         over.expires = Some(now);
-        records.insert(over, now).unwrap();
+        records.insert(over, None, now).unwrap();
         assert!(records.providers(&key(1)).is_empty());
-        records.insert(record(2, PeerId::random()), now + CLEANED_EVERY).unwrap();
+        records.insert(record(2, PeerId::random()), None, now + CLEANED_EVERY).unwrap();
         assert_eq!((records.len(), records.providers.len(), records.by_distance.len()), (1, 1, 1));
         assert_eq!(records.providers(&key(2)).len(), 1);
     }

@@ -1,22 +1,35 @@
 //! What the event loop does with the DHT.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cid::Cid;
 use libp2p::swarm::DialError;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::{PeerId, identify, kad};
+use libp2p::{Multiaddr, PeerId, identify, kad};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::super::dht::announce::{AnnounceError, announce};
+use super::super::dht::known;
 use super::super::dht::{self, DhtStatus, ProviderNews, Server};
 use super::super::problem::dial_problem;
 use super::{EventLoop, NodeEvent};
+
+/// How often the servers that are known are written down, besides at the stop.
+const SAVE_EVERY: Duration = Duration::from_mins(10);
 
 impl EventLoop {
     pub(super) fn enter_dht(&mut self) {
         if let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut() {
             self.entrances.enter(kademlia);
+        }
+    }
+
+    /// By servers that were known before.
+    pub(super) fn enter_dht_by(&mut self, servers: &[(PeerId, Multiaddr)]) {
+        if let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut() {
+            dht::enter_by(kademlia, &self.shared.profile, servers);
         }
     }
 
@@ -67,7 +80,8 @@ impl EventLoop {
             }
             kad::Event::InboundRequest { request } => {
                 if let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut() {
-                    dht::handle_request(kademlia, &self.shared.profile, request);
+                    let from = |peer: &PeerId| self.reaching.address_of(peer);
+                    dht::handle_request(kademlia, &self.shared.profile, request, from);
                 }
             }
             kad::Event::ModeChanged { new_mode } => tracing::info!(mode = %new_mode, "our part in the DHT has changed"),
@@ -100,7 +114,29 @@ impl EventLoop {
         if info.protocols.contains(&dht::PROTOCOL)
             && let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut()
         {
-            dht::learn(kademlia, &self.shared.profile, peer, &info.listen_addrs);
+            let from = self.reaching.address_of(&peer);
+            dht::learn(kademlia, &self.shared.profile, peer, from, &info.listen_addrs);
+        }
+    }
+
+    /// Writes the servers down that are known, in the background. A table that is empty, as when the machine is offline, says nothing.
+    pub(super) fn save_servers(&mut self) -> Option<JoinHandle<()>> {
+        let path = self.servers_file.clone()?;
+        let servers = dht::servers(self.swarm.behaviour_mut().dht.as_mut()?);
+        (!servers.is_empty()).then(|| {
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = known::save(&path, &servers) {
+                    tracing::warn!(%error, "the servers of the DHT that are known can't be written down");
+                }
+            })
+        })
+    }
+
+    /// The same from time to time. To be called with every tick.
+    pub(super) fn keep_servers(&mut self) {
+        if self.servers_saved_at.elapsed() >= SAVE_EVERY {
+            self.servers_saved_at = Instant::now();
+            drop(self.save_servers());
         }
     }
 

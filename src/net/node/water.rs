@@ -39,7 +39,7 @@ impl EventLoop {
         let unneeded = self.connected_since.iter().filter(|(peer, since)| {
             let is_needed = match self.numbers.get(peer) {
                 Some(number) => self.is_needed(*number, peer),
-                None => self.protected.contains_key(peer) || self.is_kept(peer),
+                None => self.protected.contains_key(peer) || self.is_kept(peer) || self.is_our_relay(peer),
             };
             !is_needed && now.saturating_duration_since(**since) >= AGE_MIN
         });

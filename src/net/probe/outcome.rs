@@ -49,6 +49,8 @@ impl Scope {
 pub enum Source {
     /// The operator named it as one under which others reach the node.
     External,
+    /// Others have reached the node there, or a relay has a place for it.
+    Reached,
     /// The node listens there, and the profile allows to announce it.
     Listening,
     /// The node listens there, and nothing better is known: the profile wouldn't announce it.
