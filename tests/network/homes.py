@@ -1,6 +1,7 @@
 """Machines at home: behind a router that shares its one address, as nftables(8) does it, and lets nobody in."""
 
 import os
+import select
 import socket
 import struct
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 from places import Bridge, NoNamespaces, Place, add_address, add_default_route, add_pair, attribute
 
 _ROUTER, _MACHINE, _PREFIX_BITS = "192.168.1.1", "192.168.1.2", 24
+
+# The first of two ports on which the router is tried out; no node uses them.
+_CHECKED = 4101
 
 # nfnetlink(7), and include/uapi/linux/netfilter/nf_tables.h of Linux: messages of a batch, and their attributes.
 _NETLINK_NETFILTER, _SUBSYSTEM = 12, 10
@@ -125,23 +129,57 @@ def new_home(bridge: Bridge) -> tuple[Place, str, str]:
     return machine, _MACHINE, seen_as
 
 
+def _bound(kind: socket.SocketKind, place: Place, address: str, port: int = _CHECKED) -> socket.socket:
+    """A socket on a port that others there may use as well: who punches holes dials from where it listens."""
+    with place.inside():
+        made = socket.socket(socket.AF_INET, kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind((address, port))
+    made.settimeout(5)
+    return made
+
+
 def check_home(bridge: Bridge, home: tuple[Place, str, str]) -> None:
-    """That the machine gets out under the router's address, and nobody gets in."""
+    """That the machine gets out under the router's address, and nobody gets in but who was asked, or dials while the machine dials as well."""
     place, own, seen_as = home
     outside, address = bridge.new_place()
-    with outside.inside():
-        listener = socket.create_server((address, 4001))
-    with place.inside():
-        inner = socket.create_server((own, 4001))
-        going = socket.create_connection((address, 4001), timeout=5)
-    coming, (seen, _port) = listener.accept()
-    assert seen == seen_as, f"seen as {seen} instead of {seen_as}"
-    with outside.inside():
-        try:
-            socket.create_connection((seen_as, 4001), timeout=0.5).close()
-        except TimeoutError:
-            pass
-        else:
-            raise AssertionError("the router lets strangers in")
-    for each in (listener, inner, going, coming):
-        each.close()
+    router = (seen_as, _CHECKED)
+    with (
+        _bound(socket.SOCK_DGRAM, place, own) as inner,
+        _bound(socket.SOCK_DGRAM, outside, address) as asked,
+        _bound(socket.SOCK_DGRAM, outside, address, _CHECKED + 1) as stranger,
+    ):
+        stranger.sendto(b"before anybody was asked", router)
+        inner.sendto(b"question", asked.getsockname())
+        seen = asked.recvfrom(64)
+        assert seen == (b"question", router), f"{seen} came out instead of the question, from {router}"
+        stranger.sendto(b"from a port that was not asked", router)
+        asked.sendto(b"answer", router)
+        let_in = inner.recvfrom(64)
+        assert let_in == (b"answer", asked.getsockname()), f"{let_in} came in"
+    with _bound(socket.SOCK_STREAM, place, own) as inner, _bound(socket.SOCK_STREAM, outside, address) as listener:
+        listener.listen()
+        inner.connect(listener.getsockname())
+        coming, seen_tcp = listener.accept()
+        coming.close()
+        assert seen_tcp == router, f"seen as {seen_tcp} instead of {router}"
+    # On other ports, as those have had a connection. Somebody listens, so that only the router is in the way.
+    router = (seen_as, _CHECKED + 1)
+    with (
+        _bound(socket.SOCK_STREAM, place, own, _CHECKED + 1) as listener,
+        _bound(socket.SOCK_STREAM, place, own, _CHECKED + 1) as inner,
+        _bound(socket.SOCK_STREAM, outside, address, _CHECKED + 1) as stranger,
+    ):
+        listener.listen()
+        stranger.setblocking(False)
+        stranger.connect_ex(router)
+        if select.select([], [stranger], [], 0.3)[1]:
+            error = stranger.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            raise AssertionError(f"the router answers strangers: {os.strerror(error) if error else 'it lets them in'}")
+        # It goes on dialling. Had the router refused it, or did it give the machine another port, they wouldn't meet.
+        inner.connect(stranger.getsockname())
+        stranger.settimeout(5)
+        inner.sendall(b"through")
+        assert stranger.recv(7) == b"through"
+        assert stranger.getpeername() == router

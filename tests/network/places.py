@@ -114,7 +114,8 @@ class Bridge:
             raise NoNamespaces("only Linux has them")
         user, group = os.geteuid(), os.getegid()
         if user != 0:
-            _checked(_libc.unshare(_CLONE_NEWUSER))
+            # With a network of its own: one may go back only to what one owns.
+            _checked(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET))
             Path("/proc/self/setgroups").write_text("deny")
             Path("/proc/self/uid_map").write_text(f"0 {user} 1")
             Path("/proc/self/gid_map").write_text(f"0 {group} 1")
