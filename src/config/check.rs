@@ -59,6 +59,7 @@ const PROVIDE_INTERVALS: RangeInclusive<Duration> = Duration::from_mins(10)..=Du
 const DURATION: &str = "a duration of more than 0 and at most ten years, such as \"90s\", \"30m\" or \"24h\"";
 const CACHE: &str = "a size of at least 1MiB, such as \"64MiB\"";
 const BUFFER: &str = "a size of at least 4MiB, such as \"64MiB\"";
+const BANDWIDTH: &str = "a size of at least 64KiB, such as \"4MiB\" for so much a second, or \"0B\" for no bound";
 const DAYS: &str = "a whole number of days from 1 to 36500";
 const TEXT: &str = "text in quotes";
 
@@ -99,6 +100,8 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ),
     ("network.upnp", "true or false"),
     ("network.relays", "true or false"),
+    ("network.upload_max", BANDWIDTH),
+    ("network.download_max", BANDWIDTH),
     ("network.connections_max", "a whole number from 1 to 4294967295"),
     ("store.blocks_cache", CACHE),
     ("store.records_cache", CACHE),
@@ -157,6 +160,7 @@ pub(super) struct Problem {
 pub(super) fn problem(config: &Config) -> Option<Problem> {
     let Config { http, network, store, pins, fetch, routing, provide, denylist, auth, log, .. } = config;
     let size = |size: ByteSize, min: u64| size.as_u64() >= min && usize::try_from(size.as_u64()).is_ok();
+    let bandwidth = |rate: ByteSize| rate.as_u64() == 0 || rate.as_u64() >= RATE_BYTES_MIN;
     let duration = |duration: Duration| !duration.is_zero() && duration <= DURATION_MAX;
     let days = |days: u32| (1..=TOKEN_DAYS_MAX).contains(&days);
     let checks = [
@@ -190,6 +194,8 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
             network.peering.len() <= PEERING_MAX
                 && network.peering.iter().all(|address| address::peer(address).is_some()),
         ),
+        ("network.upload_max", bandwidth(network.upload_max)),
+        ("network.download_max", bandwidth(network.download_max)),
         ("network.connections_max", network.connections_max >= 1),
         ("store.blocks_cache", size(store.blocks_cache, CACHE_BYTES_MIN)),
         ("store.records_cache", size(store.records_cache, CACHE_BYTES_MIN)),

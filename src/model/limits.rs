@@ -36,8 +36,12 @@ pub const INBOUND_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// How long an inbound stream may stand still in the middle of a message before it is reset.
 pub const INBOUND_STALL_MAX: Duration = Duration::from_secs(60);
 
-/// How long writing one message may take before the stream is given up: 4 MiB at about 35 kB/s.
-pub const OUTBOUND_WRITE_MAX: Duration = Duration::from_secs(120);
+/// How long a peer may take for each [`OUTBOUND_PART_BYTES`] of a message before the stream is given up. Long, as many peers may
+/// share a bounded rate.
+pub const OUTBOUND_STALL_MAX: Duration = Duration::from_secs(120);
+
+/// What a message is written in, for the time that it may take.
+pub const OUTBOUND_PART_BYTES: usize = 64 * 1024;
 
 /// Bytes of blocks that are packed in one answer; one block more than this still goes alone.
 pub const ANSWER_BYTES_TARGET: usize = 512 * 1024;

@@ -8,6 +8,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::address;
+use super::bandwidth::{Bandwidth, Counted};
 use super::dht::announce::AnnounceError;
 use super::dht::{DhtStatus, ProviderNews, Server};
 use super::profile::{self, Profile};
@@ -87,6 +88,7 @@ pub(super) struct Shared {
     pub(super) listening: RwLock<Vec<Multiaddr>>,
     pub(super) next_session: AtomicU64,
     pub(super) served: Traffic,
+    pub(super) bandwidth: Arc<Bandwidth>,
     pub(super) has_dht: bool,
 }
 
@@ -209,6 +211,11 @@ impl NodeHandle {
     /// Blocks, and their bytes, that were read for peers since the start.
     pub fn served(&self) -> (u64, u64) {
         self.shared.served.total()
+    }
+
+    /// What went over the network since the start.
+    pub fn transferred(&self) -> Vec<Counted> {
+        self.shared.bandwidth.counted()
     }
 
     /// The number that a peer has while it is connected.

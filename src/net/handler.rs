@@ -25,7 +25,7 @@ use super::quota::{Quota, Share};
 use crate::bitswap::wire::{self, Incoming, Outgoing, Protocol};
 use crate::model::limits::{
     INBOUND_BYTES_MAX, INBOUND_BYTES_PER_CONNECTION_MAX, INBOUND_STALL_MAX, INBOUND_STREAMS_MAX,
-    INBOUND_STREAMS_PER_CONNECTION_MAX, MESSAGE_BYTES_MAX, OUTBOUND_WRITE_MAX,
+    INBOUND_STREAMS_PER_CONNECTION_MAX, MESSAGE_BYTES_MAX, OUTBOUND_PART_BYTES, OUTBOUND_STALL_MAX,
 };
 
 /// The protocols, best first.
@@ -221,16 +221,17 @@ async fn fill(reader: &mut Reader, room: usize, in_message: bool) -> io::Result<
     Ok(count)
 }
 
+async fn in_time(writing: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    tokio::time::timeout(OUTBOUND_STALL_MAX, writing).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
 async fn write(mut stream: Stream, protocol: Protocol, message: Outgoing) -> io::Result<(Stream, Protocol)> {
     let pieces = wire::encode_pieces(&message, protocol);
     drop(message);
-    let writing = async {
-        for piece in &pieces {
-            stream.write_all(piece).await?;
-        }
-        stream.flush().await
-    };
-    tokio::time::timeout(OUTBOUND_WRITE_MAX, writing).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    for part in pieces.iter().flat_map(|piece| piece.chunks(OUTBOUND_PART_BYTES)) {
+        in_time(stream.write_all(part)).await?;
+    }
+    in_time(stream.flush()).await?;
     Ok((stream, protocol))
 }
 

@@ -4,6 +4,7 @@
 //! through it.
 
 pub mod address;
+pub mod bandwidth;
 pub mod gateway_address;
 pub mod options;
 pub mod probe;

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 
 use self::peering::Kept;
 use self::reach::Reaching;
+use super::bandwidth::Bandwidth;
 use super::behaviour::{self, Behaviour, BehaviourEvent, Bitswap};
 use super::crowding::Crowding;
 use super::handle::{Command, NodeEvent, NodeHandle, NodeStatus, Shared};
@@ -133,7 +134,8 @@ impl Node {
         // Only a router can help who has no address of the Internet's; whoever has one sends nothing to the networks around.
         let has_global_interface = interfaces.iter().any(|own| address::reach(own.address) == address::Reach::Global);
         let maps_ports = options.upnp && profile == Profile::Public && !has_global_interface;
-        let mut swarm = build_swarm(&keypair, options, &profile, has_dht, maps_ports)?;
+        let bandwidth = Bandwidth::new(options);
+        let mut swarm = build_swarm(&keypair, options, &profile, has_dht, maps_ports, &bandwidth)?;
         for address in &options.external {
             swarm.add_external_address(address.clone());
         }
@@ -142,6 +144,7 @@ impl Node {
         let (events, event_receiver) = mpsc::channel(NODE_EVENTS_QUEUED_MAX);
         let shared = Arc::new(Shared {
             served: crate::model::Traffic::default(),
+            bandwidth,
             peer_id,
             profile,
             external: options.external.clone(),
@@ -205,8 +208,9 @@ fn build_swarm(
     profile: &Profile,
     has_dht: bool,
     maps_ports: bool,
+    bandwidth: &Arc<Bandwidth>,
 ) -> Result<Swarm<Behaviour>, NodeError> {
-    let (transport, relays) = transport::build(keypair, profile.clone()).map_err(NodeError::Transport)?;
+    let (transport, relays) = transport::build(keypair, profile.clone(), bandwidth).map_err(NodeError::Transport)?;
     let identify = identify::Config::new("ipfs/0.1.0".into(), keypair.public())
         .with_agent_version(concat!("pinnace/", env!("CARGO_PKG_VERSION")).into())
         // Without this, identify tells the whole world our private addresses.

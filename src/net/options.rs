@@ -1,5 +1,6 @@
 //! What an operator can set about the node: section `[network]` of the configuration.
 
+use bytesize::ByteSize;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Deserializer, de::Error};
 
@@ -51,6 +52,10 @@ pub struct Options {
     pub upnp: bool,
     /// Whether places at relays are used where nobody reaches this node directly.
     pub relays: bool,
+    /// Bytes a second that are sent to peers, all together; 0 for no bound.
+    pub upload_max: ByteSize,
+    /// Bytes a second that are read from peers, all together; 0 for no bound.
+    pub download_max: ByteSize,
     /// Established connections, all peers together.
     pub connections_max: u32,
 }

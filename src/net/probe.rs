@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 pub use outcome::{NoRoot, Probe, Reached, Root, Scope, Source, Unreached};
 
+use super::bandwidth::Bandwidth;
 use super::behaviour::{Bitswap, Event};
 use super::handle::NodeHandle;
 use super::handler::Lane;
@@ -139,8 +140,8 @@ struct Stranger {
 /// A node that nobody knows.
 fn stranger(profile: &Profile, limits: Limits) -> Result<Swarm<Stranger>, Unreached> {
     let keypair = Keypair::generate_ed25519();
-    let (transport, relays) =
-        transport::build(&keypair, profile.clone()).map_err(|error| Unreached::Failed(error.to_string()))?;
+    let (transport, relays) = transport::build(&keypair, profile.clone(), &Bandwidth::unbounded())
+        .map_err(|error| Unreached::Failed(error.to_string()))?;
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(limits.all);
     let behaviour = Stranger { bitswap: Bitswap::default(), relays };
     Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))

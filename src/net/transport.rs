@@ -5,16 +5,19 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox};
 use libp2p::core::transport::timeout::{TransportTimeout, TransportTimeoutError};
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId, Transport, dns, quic, relay, tcp, yamux};
 
+use super::bandwidth::{Bandwidth, Carrier, Metered};
 use super::profile::Profile;
 use super::security::Security;
 use crate::model::limits::INBOUND_STREAMS_PER_CONNECTION_MAX;
@@ -36,8 +39,8 @@ const RELAYED_CONNECT_MAX: Duration = Duration::from_secs(20);
 /// A transport, and the behaviour by which it goes through relays.
 pub type WithRelays = (Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour);
 
-/// Builds the transport of a node.
-pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<WithRelays> {
+/// Builds the transport of a node. All that its connections carry is counted and bounded by `bandwidth`.
+pub fn build(keypair: &Keypair, profile: Profile, bandwidth: &Arc<Bandwidth>) -> io::Result<WithRelays> {
     let mut multiplexer = yamux::Config::default();
     multiplexer.set_max_num_streams(YAMUX_STREAMS_MAX);
     let (relayed, relays) = relay::client::new(keypair.public().to_peer_id());
@@ -46,17 +49,17 @@ pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<WithRelays> {
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(keypair)?)
         .multiplex(multiplexer.clone())
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .map(metered(Carrier::Relay, bandwidth))
         .boxed();
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .map_err(SocketError)
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(keypair)?)
         .multiplex(multiplexer)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        .map(metered(Carrier::Tcp, bandwidth));
     let mut quic_config = quic::Config::new(keypair);
     quic_config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
-    let quic = quic::tokio::Transport::new(quic_config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(quic_config).map(metered(Carrier::Quic, bandwidth));
     let both = OrTransport::new(quic, tcp)
         .map(|either, _| either.into_inner())
         // The type that either error becomes hides both, and who dials may want to know what happened.
@@ -72,6 +75,18 @@ pub fn build(keypair: &Keypair, profile: Profile) -> io::Result<WithRelays> {
         .map_err(|error| error.either(std::convert::identity, std::convert::identity))
         .boxed();
     Ok((either, relays))
+}
+
+/// What puts the meter between a connection and the swarm.
+fn metered<M>(
+    carrier: Carrier,
+    bandwidth: &Arc<Bandwidth>,
+) -> impl FnOnce((PeerId, M), ConnectedPoint) -> (PeerId, StreamMuxerBox) + Clone + Send + Unpin + 'static
+where
+    M: StreamMuxer<Substream: Send + Unpin + 'static, Error: Send + Sync + 'static> + Send + Unpin + 'static,
+{
+    let bandwidth = Arc::clone(bandwidth);
+    move |(peer, muxer), _| (peer, StreamMuxerBox::new(Metered::new(muxer, peer, carrier, &bandwidth)))
 }
 
 /// An error of a TCP socket. It is its own source, as libp2p's upgrades show only the sources of the errors below them.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "this program is a test, helpers included")]
 
 mod backup;
+mod bandwidth;
 mod check;
 mod crashes;
 mod denylist;

@@ -178,6 +178,7 @@ pub struct Ready {
     pub email: Option<String>,
     pub password: Option<String>,
     pub token: Option<String>,
+    pub metrics: Option<String>,
 }
 
 impl Ready {
@@ -228,6 +229,7 @@ impl Daemon {
             email: None,
             password: None,
             token: None,
+            metrics: None,
         };
         let mut daemon = Self { ready: nothing, child, output_end: Some(output_end), log };
         let line = within("ready line", START_SECONDS, line).await.unwrap();

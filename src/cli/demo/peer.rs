@@ -85,6 +85,8 @@ impl Peer {
             peering: Vec::new(),
             upnp: false,
             relays: false,
+            upload_max: bytesize::ByteSize(0),
+            download_max: bytesize::ByteSize(0),
             connections_max: 64,
         };
         let node = Node::start(Keypair::generate_ed25519(), &options, store.reader()).await?;

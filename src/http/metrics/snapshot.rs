@@ -11,6 +11,7 @@ use prometheus_client::registry::Unit;
 
 use crate::http::control::{ControlState, status};
 use crate::http::error::ApiError;
+use crate::net::bandwidth::Counted;
 use crate::provide::ProvideStatus;
 use crate::store::blocks::GcReport;
 use crate::store::gc::GcState;
@@ -25,6 +26,7 @@ pub(super) struct Snapshot {
     pins: Values,
     fetched: (u64, u64),
     served: (u64, u64),
+    transferred: Vec<Counted>,
     blocks: u64,
     segment_bytes: u64,
     disk_bytes: Values,
@@ -63,6 +65,7 @@ impl Snapshot {
             ],
             fetched: state.fetched.total(),
             served: state.node.served(),
+            transferred: state.node.transferred(),
             blocks: now.store.blocks,
             segment_bytes: now.store.segment_bytes,
             disk_bytes: vec![
@@ -146,6 +149,7 @@ impl Collector for Snapshot {
         }
         write.gauge("network_peers", "Connected peers", None, self.peers as f64)?;
         write.gauge("network_connections", "Established connections", None, self.connections as f64)?;
+        write.transferred(&self.transferred)?;
         write.gauge("start_time", "When the service was started", Some(&Unit::Seconds), self.started_seconds)?;
         let Process { resident_bytes, open_files, cpu_seconds } = self.process;
         if let Some(bytes) = resident_bytes {
@@ -198,6 +202,17 @@ impl Writer<'_, '_> {
     fn counter(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
         let counter = ConstCounter::new(value);
         counter.encode(self.describe(name, help, unit, counter.metric_type())?)
+    }
+
+    fn transferred(&mut self, transferred: &[Counted]) -> fmt::Result {
+        let help = "Bytes of streams with peers; what goes through a relay counts there and with the relay";
+        let kind = ConstCounter::new(0_u64).metric_type();
+        let mut family = self.describe("network", help, Some(&Unit::Bytes), kind)?;
+        for Counted { direction, carrier, talk, bytes } in transferred {
+            let labels = [("direction", direction.name()), ("transport", carrier.name()), ("protocol", talk.name())];
+            ConstCounter::new(*bytes).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 
     fn counter_of(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: f64) -> fmt::Result {

@@ -23,7 +23,8 @@ fn block() -> Block {
 async fn node<B: NetworkBehaviour>(behaviour: B, listen: &str) -> (Swarm<B>, PeerId, Multiaddr) {
     let keypair = Keypair::generate_ed25519();
     let peer = keypair.public().to_peer_id();
-    let (transport, _) = transport::build(&keypair, LAN.clone()).unwrap();
+    let (transport, _) =
+        transport::build(&keypair, LAN.clone(), &crate::net::bandwidth::Bandwidth::unbounded()).unwrap();
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(LIMITS.all);
     let mut swarm = Swarm::new(transport, behaviour, peer, config);
     swarm.listen_on(listen.parse().unwrap()).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pinnace::bitswap::wire::{self, Outgoing};
-use pinnace::model::limits::{MESSAGE_BYTES_MAX, OUTBOUND_WRITE_MAX};
+use pinnace::model::limits::{MESSAGE_BYTES_MAX, OUTBOUND_STALL_MAX};
 use rand::RngExt;
 
 use super::{Actor, Event, World};
@@ -147,7 +147,7 @@ impl World<'_> {
         }
         let start = self.now.max(link.paused_until);
         if state.unread_bytes > UNREAD_BYTES_MAX {
-            self.at(start + OUTBOUND_WRITE_MAX, Event::Written { link: index, epoch, way, bytes: None });
+            self.at(start + OUTBOUND_STALL_MAX, Event::Written { link: index, epoch, way, bytes: None });
             return;
         }
         let length = framed.len();

@@ -18,7 +18,8 @@ static LAN: Profile = Profile::Lan { subnets: Vec::new() };
 async fn node<B: NetworkBehaviour>(behaviour: B) -> (Swarm<B>, PeerId, Multiaddr) {
     let keypair = Keypair::generate_ed25519();
     let peer = keypair.public().to_peer_id();
-    let (transport, _) = transport::build(&keypair, LAN.clone()).unwrap();
+    let (transport, _) =
+        transport::build(&keypair, LAN.clone(), &crate::net::bandwidth::Bandwidth::unbounded()).unwrap();
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
     let mut swarm = Swarm::new(transport, behaviour, peer, config);
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
