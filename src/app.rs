@@ -31,7 +31,7 @@ use crate::http::{self, AppState, Front, TlsError};
 use crate::model::UserId;
 use crate::net::probe::Prober;
 use crate::net::profile::{Profile, check_origin, origin_peer};
-use crate::net::{Extras, Keypair, Node, NodeError, NodeHandle};
+use crate::net::{Extras, Keypair, Node, NodeError, NodeHandle, websocket};
 use crate::pins::board::Board;
 use crate::pins::runner::{Quotas, Runner, RunnerError, RunnerTask};
 use crate::pins::webhooks::Retries;
@@ -210,7 +210,7 @@ impl App {
         let front = open_front(&config, &data)?;
         let (listener, bound) = listen(config.http.listen).await?;
         let metrics_listener = listen_for_metrics(config.metrics.listen).await?;
-        let extras = Extras { denylist: denylist.clone(), servers_file: Some(data.servers_path()) };
+        let extras = extras(&config, &denylist, &data, front.secure_domain(bound));
         let Node { handle: node, events, task: node_task } =
             Node::start_with(keypair, &config.network, blocks.reader(), extras).await?;
 
@@ -280,7 +280,7 @@ impl App {
             let (state, requests) = (state.clone(), Arc::clone(&requests));
             Server::start(|stopped| serve_metrics(listener, state, requests, stopped))
         });
-        let api = api(&state, config.http.gateway, requests);
+        let api = api(&state, &config.http, requests);
         let http = Server::start(|stopped| http::serve(listener, api, front, stopped));
         let control = control(&data.control_path(), state);
         let node_task = Some(node_task);
@@ -390,6 +390,16 @@ fn open_front(config: &Config, data: &DataDir) -> Result<Front, AppError> {
     Ok(front)
 }
 
+/// What the node has besides, where others reach the HTTP side under that domain and port.
+fn extras(config: &Config, denylist: &Denylist, data: &DataDir, domain: Option<(String, u16)>) -> Extras {
+    let domain = domain.filter(|_| config.http.websocket);
+    Extras {
+        denylist: denylist.clone(),
+        servers_file: Some(data.servers_path()),
+        web_socket: domain.map(|(domain, port)| websocket::address(&domain, port)),
+    }
+}
+
 fn routers(config: &Config, node: &NodeHandle) -> Routers {
     let profile = node.profile();
     Routers::new(&config.routing.urls(*profile == Profile::Public), profile.clone(), node.peer_id())
@@ -478,11 +488,12 @@ async fn read_denylist(options: denylist::Options) -> Result<Denylist, AppError>
 }
 
 /// What the API works with: the same as the commands.
-fn api(state: &ControlState, has_gateway: bool, requests: Arc<Requests>) -> AppState {
+fn api(state: &ControlState, options: &http::Options, requests: Arc<Requests>) -> AppState {
     AppState {
         accounts: Arc::clone(&state.accounts),
         pins: state.pins.clone(),
-        gateway: has_gateway.then(|| Gateway::new(state.blocks.clone()).with_denylist(state.denylist.clone())),
+        gateway: options.gateway.then(|| Gateway::new(state.blocks.clone()).with_denylist(state.denylist.clone())),
+        web_sockets: options.websocket.then(|| state.node.clone()),
         control: Some(state.clone()),
         requests,
     }

@@ -53,6 +53,7 @@ fn the_defaults_are_complete() {
     assert_eq!(config.data, None);
     assert_eq!(config.http.listen, "127.0.0.1:4080".parse().unwrap());
     assert!(config.http.gateway);
+    assert!(config.http.websocket);
     assert!(config.http.trusted_proxies.is_empty());
     assert_eq!(config.http.tls, TlsChoice::Off);
     assert_eq!(config.http.acme_directory, "https://acme-v02.api.letsencrypt.org/directory");
@@ -157,8 +158,9 @@ fn a_variable_may_name_the_file_and_the_flag_beats_it() {
 }
 
 #[test]
-fn the_gateway_can_be_turned_off() {
+fn the_gateway_and_websocket_can_be_turned_off() {
     assert!(!from_file("http.gateway = false").unwrap().http.gateway);
+    assert!(!from_file("http.websocket = false").unwrap().http.websocket);
     assert!(!from_variables(&[("PINNACE_HTTP__GATEWAY", "false")]).unwrap().http.gateway);
     let error = from_variables(&[("PINNACE_HTTP__GATEWAY", "off")]).unwrap_err().to_string();
     assert!(error.starts_with("variable PINNACE_HTTP__GATEWAY: http.gateway: found \"off\", expected true"), "{error}");

@@ -83,8 +83,14 @@ impl Server {
             let (board, mut changes) = Board::new();
             tokio::spawn(async move { while changes.recv().await.is_some() {} });
             let pins = PinService::new(Arc::clone(&records), board, Arc::new(NoNetwork));
-            let state =
-                AppState { accounts: Arc::clone(&auth), pins, gateway: None, control: None, requests: Arc::default() };
+            let state = AppState {
+                accounts: Arc::clone(&auth),
+                pins,
+                gateway: None,
+                web_sockets: None,
+                control: None,
+                requests: Arc::default(),
+            };
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             tokio::spawn(serve(listener, state, Front::default(), async {

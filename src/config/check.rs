@@ -26,6 +26,9 @@ const CACHE_BYTES_MIN: u64 = 1024 * 1024;
 /// A verification that reads less in a second would not end in any useful time.
 const RATE_BYTES_MIN: u64 = 64 * 1024;
 
+/// Below this the process would never take anybody.
+const MEMORY_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
 /// The longest duration: far beyond any use, and far from where adding it to a time could overflow.
 const DURATION_MAX: Duration = Duration::from_hours(10 * 365 * 24);
 
@@ -68,6 +71,7 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("data", "a path in quotes"),
     ("http.listen", "an IP address and a port, such as \"127.0.0.1:4080\""),
     ("http.gateway", "true or false"),
+    ("http.websocket", "true or false"),
     ("http.trusted_proxies", "at most 64 IP addresses or networks, such as \"127.0.0.1\" or \"10.0.0.0/8\""),
     ("http.public_url", "a URL such as \"https://pins.example.org\", or \"\" for none"),
     ("http.tls", "\"off\", \"files\" or \"acme\""),
@@ -102,6 +106,7 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("network.relays", "true or false"),
     ("network.upload_max", BANDWIDTH),
     ("network.download_max", BANDWIDTH),
+    ("network.memory_max", "a size of at least 16MiB, such as \"1GiB\", or \"0B\" for no bound"),
     ("network.connections_max", "a whole number from 1 to 4294967295"),
     ("store.blocks_cache", CACHE),
     ("store.records_cache", CACHE),
@@ -196,6 +201,7 @@ pub(super) fn problem(config: &Config) -> Option<Problem> {
         ),
         ("network.upload_max", bandwidth(network.upload_max)),
         ("network.download_max", bandwidth(network.download_max)),
+        ("network.memory_max", network.memory_max.as_u64() == 0 || network.memory_max.as_u64() >= MEMORY_BYTES_MIN),
         ("network.connections_max", network.connections_max >= 1),
         ("store.blocks_cache", size(store.blocks_cache, CACHE_BYTES_MIN)),
         ("store.records_cache", size(store.records_cache, CACHE_BYTES_MIN)),

@@ -64,6 +64,19 @@ impl Front {
         base + API_PATH
     }
 
+    /// The domain and port under which clients reach the root of the server over TLS, where the server is bound to this address;
+    /// nothing unless both follow from what the operator has said.
+    pub fn secure_domain(&self, bound: SocketAddr) -> Option<(String, u16)> {
+        let url: Uri = match &self.public_url {
+            Some(url) => url.parse().ok()?,
+            None if self.tls.is_some() => format!("https://{}:{}", self.domain.as_ref()?, bound.port()).parse().ok()?,
+            None => return None,
+        };
+        let host = url.host().filter(|_| url.scheme() == Some(&Scheme::HTTPS) && url.path() == "/")?;
+        let is_name = !host.starts_with('[') && host.parse::<IpAddr>().is_err();
+        is_name.then(|| (host.to_owned(), url.port_u16().unwrap_or(HTTPS_PORT)))
+    }
+
     /// What the operator should mend: sentences.
     pub fn warnings(&self) -> Vec<String> {
         self.in_clear.iter().cloned().chain(self.tls.as_ref().and_then(Tls::warning)).collect()
@@ -127,6 +140,21 @@ mod tests {
         assert_eq!(endpoint(&plain, "[::]:4080"), "http://[::1]:4080/api/psa/");
         let named = Front { public_url: Some("https://example.org/pins".into()), ..Front::default() };
         assert_eq!(endpoint(&named, "0.0.0.0:4080"), "https://example.org/pins/api/psa/");
+    }
+
+    #[test]
+    fn the_domain_is_known_where_it_was_named() {
+        let domain = |url: &str| {
+            let front = Front { public_url: Some(url.to_owned()).filter(|url| !url.is_empty()), ..Front::default() };
+            front.secure_domain("0.0.0.0:4080".parse().unwrap())
+        };
+        assert_eq!(domain("https://pins.example.org"), Some(("pins.example.org".into(), 443)));
+        assert_eq!(domain("https://pins.example.org:8443"), Some(("pins.example.org".into(), 8443)));
+        for other in
+            ["", "http://pins.example.org", "https://example.org/pins", "https://192.0.2.1", "https://[::1]:8443"]
+        {
+            assert_eq!(domain(other), None, "{other}");
+        }
     }
 
     #[test]

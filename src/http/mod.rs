@@ -30,6 +30,7 @@ mod shares;
 mod tls;
 mod tokens;
 mod webhook;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ pub use webhook::{LastTry, MadeWebhook, NewWebhook, Webhook};
 
 use crate::auth::Accounts;
 use crate::gateway::Gateway;
+use crate::net::NodeHandle;
 use crate::pins::PinService;
 use admin::AdminState;
 use control::ControlState;
@@ -60,6 +62,8 @@ pub struct AppState {
     pub pins: PinService,
     /// What the gateway answers from; none where it is turned off.
     pub gateway: Option<Gateway>,
+    /// The node to which WebSockets go; none where they are turned off.
+    pub web_sockets: Option<NodeHandle>,
     /// What admins are told of the process; none where there is no node.
     pub control: Option<ControlState>,
     /// What requests are counted in.

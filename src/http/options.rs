@@ -33,6 +33,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Whether what is held is served at `/ipfs/`.
     pub gateway: bool,
+    /// Whether peers may come to the node over WebSocket.
+    pub websocket: bool,
     /// The reverse proxies that may say where a request comes from.
     pub trusted_proxies: Vec<Network>,
     /// Where clients reach the API, to be shown; empty for what follows from the other keys.

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 
 use super::error::{self, ApiError};
 use super::metrics::track;
-use super::{AppState, access, admin, auth, check, events, gateway, health, openapi, pins, tokens, webhook};
+use super::{AppState, access, admin, auth, check, events, gateway, health, openapi, pins, tokens, webhook, websocket};
 
 /// How long a browser may remember that a request is allowed.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(24);
@@ -34,9 +34,11 @@ pub(super) fn router(state: AppState) -> Router {
         .route("/api/docs", get(openapi::page))
         .route("/api/docs/{file}", get(openapi::file))
         .fallback(error::not_found)
-        .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(cors());
+        .method_not_allowed_fallback(error::method_not_allowed);
+    if let Some(node) = state.web_sockets.clone() {
+        routes = routes.route("/", websocket::route(node));
+    }
+    routes = routes.layer(CatchPanicLayer::custom(panicked)).layer(cors());
     // What may be read from other pages, and how, differs, so the layers differ.
     if let Some(gateway) = state.gateway.clone() {
         routes = routes.route("/ipfs/{*path}", gateway::route(gateway));

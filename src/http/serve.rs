@@ -185,7 +185,7 @@ async fn serve_stream(
         .initial_connection_window_size(HTTP_WINDOW_BYTES)
         .initial_stream_window_size(HTTP_WINDOW_BYTES);
     let stream = TokioIo::new(IdleStream::new(stream, HTTP_IDLE_MAX));
-    let mut connection = pin!(builder.serve_connection(stream, service));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(stream, service));
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         // The sender is dropped at the stop, which ends this wait with an error.

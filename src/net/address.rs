@@ -147,6 +147,13 @@ pub enum Transport {
     Tcp(u16),
     /// QUIC version 1 to this UDP port.
     Quic(u16),
+    /// WebSocket to this TCP port.
+    WebSocket {
+        /// The port.
+        port: u16,
+        /// Whether it is below TLS with a certificate.
+        secure: bool,
+    },
     /// Whatever the TXT records of a `/dnsaddr` name say.
     FromName,
 }
@@ -155,7 +162,7 @@ impl Transport {
     /// The port; `None` where the name says it.
     pub fn port(self) -> Option<u16> {
         match self {
-            Self::Tcp(port) | Self::Quic(port) => Some(port),
+            Self::Tcp(port) | Self::Quic(port) | Self::WebSocket { port, .. } => Some(port),
             Self::FromName => None,
         }
     }
@@ -181,12 +188,14 @@ pub enum Unusable {
     /// It names a peer but no place.
     #[error("it has no address to dial, only a peer id")]
     NoHost,
-    /// It isn't plain TCP or QUIC version 1.
-    #[error("its transport is not supported (only /tcp/PORT and /udp/PORT/quic-v1 are)")]
+    /// It is none of TCP, QUIC version 1 and WebSocket.
+    #[error(
+        "its transport is not supported (only /tcp/PORT, /udp/PORT/quic-v1, /tcp/PORT/ws and /tcp/PORT/tls/ws are)"
+    )]
     Transport,
 }
 
-/// Takes a multiaddr apart: a host, TCP or QUIC, and perhaps `/p2p/PEER-ID`.
+/// Takes a multiaddr apart: a host, TCP, QUIC or WebSocket, and perhaps `/p2p/PEER-ID`.
 pub fn parts(address: &Multiaddr) -> Result<Parts, Unusable> {
     if address.iter().any(|part| matches!(part, Protocol::P2pCircuit)) {
         return Err(Unusable::Relayed);
@@ -204,7 +213,8 @@ pub fn parts(address: &Multiaddr) -> Result<Parts, Unusable> {
         Transport::FromName
     } else {
         match (rest.next(), rest.peek()) {
-            (Some(Protocol::Tcp(port)), _) => Transport::Tcp(port),
+            (Some(Protocol::Tcp(port)), Some(Protocol::P2p(_)) | None) => Transport::Tcp(port),
+            (Some(Protocol::Tcp(port)), Some(_)) => Transport::WebSocket { port, secure: web_socket(&mut rest)? },
             (Some(Protocol::Udp(port)), Some(Protocol::QuicV1)) => {
                 rest.next();
                 Transport::Quic(port)
@@ -221,6 +231,21 @@ pub fn parts(address: &Multiaddr) -> Result<Parts, Unusable> {
         return Err(Unusable::Transport);
     }
     Ok(Parts { host, transport, peer })
+}
+
+/// Takes what follows the port of a WebSocket: `/ws`, `/wss`, `/tls/ws` or `/tls/sni/NAME/ws`. Says whether it is below TLS.
+fn web_socket<'a>(rest: &mut impl Iterator<Item = Protocol<'a>>) -> Result<bool, Unusable> {
+    match rest.next() {
+        Some(Protocol::Ws(_)) => return Ok(false),
+        Some(Protocol::Wss(_)) => return Ok(true),
+        Some(Protocol::Tls) => {}
+        _ => return Err(Unusable::Transport),
+    }
+    match rest.next() {
+        Some(Protocol::Ws(_)) => Ok(true),
+        Some(Protocol::Sni(_)) if matches!(rest.next(), Some(Protocol::Ws(_))) => Ok(true),
+        _ => Err(Unusable::Transport),
+    }
 }
 
 /// A name that is written as an IP address resolves to it, so it is judged as one.
@@ -432,6 +457,10 @@ mod tests {
             ("/dns4/example.org/udp/1/quic-v1", name("example.org"), Transport::Quic(1)),
             ("/dnsaddr/bootstrap.example.org", name("bootstrap.example.org"), Transport::FromName),
             ("/dns4/127.0.0.1/tcp/1", ip("127.0.0.1"), Transport::Tcp(1)),
+            ("/ip4/1.2.3.4/tcp/1/ws", ip("1.2.3.4"), Transport::WebSocket { port: 1, secure: false }),
+            ("/dns4/example.org/tcp/1/wss", name("example.org"), Transport::WebSocket { port: 1, secure: true }),
+            ("/dns/example.org/tcp/1/tls/ws", name("example.org"), Transport::WebSocket { port: 1, secure: true }),
+            ("/ip6/::1/tcp/1/tls/sni/a.org/ws", ip("::1"), Transport::WebSocket { port: 1, secure: true }),
         ] {
             let address: Multiaddr = text.parse().unwrap();
             assert_eq!(parts(&address), Ok(Parts { host: host.clone(), transport, peer: None }), "{text}");
@@ -446,7 +475,11 @@ mod tests {
             ("/ip4/1.2.3.4", Unusable::Transport),
             ("/ip4/1.2.3.4/udp/1", Unusable::Transport),
             ("/ip4/1.2.3.4/udp/1/quic", Unusable::Transport),
-            ("/ip4/1.2.3.4/tcp/1/ws", Unusable::Transport),
+            ("/ip4/1.2.3.4/tcp/1/tls", Unusable::Transport),
+            ("/ip4/1.2.3.4/tcp/1/tls/sni/a.org", Unusable::Transport),
+            ("/ip4/1.2.3.4/tcp/1/ws/ws", Unusable::Transport),
+            ("/ip4/1.2.3.4/udp/1/ws", Unusable::Transport),
+            ("/ip4/1.2.3.4/tcp/1/http", Unusable::Transport),
             ("/ip4/1.2.3.4/udp/1/quic-v1/webtransport", Unusable::Transport),
             ("/ip4/1.2.3.4/udp/1/webrtc-direct", Unusable::Transport),
             ("/memory/1", Unusable::Transport),
@@ -482,7 +515,8 @@ mod tests {
             ("/dns4/example.org/tcp/4001", false, true),
             ("/dns4/127.0.0.1/tcp/4001", false, true),
             ("/dnsaddr/example.org", false, true),
-            ("/ip4/1.2.3.4/tcp/4001/ws", false, false),
+            ("/ip4/1.2.3.4/tcp/4001/ws", false, true),
+            ("/dns/example.org/tcp/443/tls/ws", false, true),
             (&format!("/ip4/1.2.3.4/tcp/4001/p2p/{peer}"), false, true),
         ] {
             let address = text.parse().unwrap();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
@@ -14,11 +15,17 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use super::address::{self, Host, Reach};
+use super::memory::{Gate, resident_bytes};
 
 /// Why a connection is refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} has too many connections to this node already")]
 struct Crowded(IpAddr);
+
+/// The same, whoever comes.
+#[derive(Debug, thiserror::Error)]
+#[error("this process takes more memory than network.memory_max")]
+struct Full;
 
 /// Who has one place: a machine, which has a whole network of addresses with IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,13 +79,26 @@ pub struct Crowding {
     established: Places,
     half_open_max: u32,
     established_max: u32,
+    memory: Gate,
 }
 
 impl Crowding {
     /// So many half-open and established connections may come from one machine. Machines of private networks may have as many
-    /// established ones as there are places: there, one address often stands for many.
-    pub fn new(half_open_max: u32, established_max: u32) -> Self {
-        Self { half_open: Places::default(), established: Places::default(), half_open_max, established_max }
+    /// established ones as there are places: there, one address often stands for many. Nobody comes in while the process takes more than
+    /// `memory_max` bytes, unless that is 0.
+    pub fn new(half_open_max: u32, established_max: u32, memory_max: u64) -> Self {
+        Self {
+            half_open: Places::default(),
+            established: Places::default(),
+            half_open_max,
+            established_max,
+            memory: Gate::new(memory_max),
+        }
+    }
+
+    /// Whether the process takes more memory than it may while others come in.
+    pub fn is_memory_exceeded(&mut self) -> bool {
+        self.memory.is_exceeded(Instant::now(), resident_bytes)
     }
 }
 
@@ -100,6 +120,9 @@ impl NetworkBehaviour for Crowding {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
+        if self.is_memory_exceeded() {
+            return Err(ConnectionDenied::new(Full));
+        }
         match ip(remote) {
             Some(ip) if !self.half_open.take(id, Machine::of(ip), self.half_open_max) => {
                 Err(ConnectionDenied::new(Crowded(ip)))
@@ -177,7 +200,7 @@ mod tests {
 
     #[test]
     fn one_machine_never_has_all_places() {
-        let mut crowding = Crowding::new(2, 3);
+        let mut crowding = Crowding::new(2, 3, 0);
         assert!(pending(&mut crowding, 1, "/ip4/2.2.2.2/tcp/1"));
         assert!(pending(&mut crowding, 2, "/ip4/2.2.2.2/udp/2/quic-v1"));
         assert!(!pending(&mut crowding, 3, "/ip4/2.2.2.2/tcp/3"));
@@ -200,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_home_with_ipv6_is_one_machine_and_a_private_network_is_not() {
-        let mut crowding = Crowding::new(1, 1);
+        let mut crowding = Crowding::new(1, 1, 0);
         assert!(established(&mut crowding, 1, "/ip6/2606:4700:0:1100::1/tcp/1"));
         assert!(!established(&mut crowding, 2, "/ip6/2606:4700:0:11ff::2/tcp/1"));
         assert!(established(&mut crowding, 3, "/ip6/2606:4700:0:1200::1/tcp/1"));

@@ -1,5 +1,6 @@
 //! How the rest of the program talks to the node.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -14,6 +15,7 @@ use super::dht::{DhtStatus, ProviderNews, Server};
 use super::profile::{self, Profile};
 use super::reachability::Reachability;
 use super::session::{SessionEvent, SessionHandle};
+use super::websocket::{ByteStream, Guest};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::session::Action;
 use crate::bitswap::wants::SessionId;
@@ -73,6 +75,8 @@ pub struct NodeStatus {
     pub dht: Option<DhtStatus>,
     /// How many of the peers that are to be kept connected are, and how many there are.
     pub peering: (usize, usize),
+    /// Whether the process takes more memory than `network.memory_max`, so that nobody comes in.
+    pub is_memory_exceeded: bool,
     /// Whether others reach this node; unknown in a network of one's own.
     pub reachability: Option<Reachability>,
 }
@@ -83,6 +87,10 @@ pub(super) struct Shared {
     pub(super) peer_id: PeerId,
     pub(super) profile: Profile,
     pub(super) external: Vec<Multiaddr>,
+    /// Where others come over WebSocket.
+    pub(super) web_socket: Option<Multiaddr>,
+    /// Where streams go that came over WebSocket.
+    pub(super) guests: mpsc::Sender<Guest>,
     /// Addresses that others have reached us under, and those at relays.
     pub(super) reached: RwLock<Vec<Multiaddr>>,
     pub(super) listening: RwLock<Vec<Multiaddr>>,
@@ -96,6 +104,7 @@ impl Shared {
     fn delegates(&self) -> (Vec<Multiaddr>, bool) {
         let mut confirmed = self.external.clone();
         confirmed.extend_from_slice(&self.reached.read().unwrap_or_else(PoisonError::into_inner));
+        confirmed.extend(self.web_socket.clone());
         let listening = self.listening.read().unwrap_or_else(PoisonError::into_inner);
         profile::delegates(&self.profile, &confirmed, &listening, self.peer_id)
     }
@@ -139,6 +148,11 @@ impl NodeHandle {
     /// The addresses that the node listens on, of every interface.
     pub fn listening(&self) -> Vec<Multiaddr> {
         self.shared.listening.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a stream that came over WebSocket from this address. `false` says that too many wait.
+    pub fn welcome(&self, stream: ByteStream, from: IpAddr) -> bool {
+        self.shared.guests.try_send(Guest { stream, from }).is_ok()
     }
 
     /// Dials a peer in the background, unless it is connected or being dialled.

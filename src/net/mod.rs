@@ -6,10 +6,12 @@
 pub mod address;
 pub mod bandwidth;
 pub mod gateway_address;
+pub mod memory;
 pub mod options;
 pub mod probe;
 pub mod profile;
 pub mod reachability;
+pub mod websocket;
 
 mod behaviour;
 mod corked;

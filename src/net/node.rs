@@ -37,6 +37,7 @@ use super::problem::{dial_problem, innermost};
 use super::profile::{self, Profile};
 use super::serve;
 use super::session::SessionEvent;
+use super::websocket::{GUESTS_QUEUED_MAX, Guest, Trust};
 use super::{DhtChoice, Options, address, dht, listening, transport};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::serve::{Answer, ReadJob, ReadResult, Server};
@@ -97,6 +98,8 @@ pub struct Extras {
     pub denylist: Denylist,
     /// Where the servers of the DHT that are known are kept over restarts.
     pub servers_file: Option<PathBuf>,
+    /// Under which address others come over WebSocket, if they do.
+    pub web_socket: Option<Multiaddr>,
 }
 
 /// A running node.
@@ -121,7 +124,7 @@ impl Node {
         keypair: Keypair,
         options: &Options,
         reader: BlockReader,
-        Extras { denylist, servers_file }: Extras,
+        Extras { denylist, servers_file, web_socket }: Extras,
     ) -> Result<Self, NodeError> {
         let interfaces = profile::interfaces().map_err(NodeError::Interfaces)?;
         let profile = profile::resolve(options.profile, &options.external, &interfaces);
@@ -135,8 +138,12 @@ impl Node {
         let has_global_interface = interfaces.iter().any(|own| address::reach(own.address) == address::Reach::Global);
         let maps_ports = options.upnp && profile == Profile::Public && !has_global_interface;
         let bandwidth = Bandwidth::new(options);
-        let mut swarm = build_swarm(&keypair, options, &profile, has_dht, maps_ports, &bandwidth)?;
-        for address in &options.external {
+        let (guests, doors) = doors();
+        let transport =
+            transport::build_with(&keypair, profile.clone(), &bandwidth, doors).map_err(NodeError::Transport)?;
+        let mut swarm = build_swarm(&keypair, options, &profile, has_dht, maps_ports, transport);
+        let web_socket = web_socket.filter(|address| profile.may_announce(address));
+        for address in options.external.iter().chain(&web_socket) {
             swarm.add_external_address(address.clone());
         }
         let early = listen(&mut swarm, &options.listen).await?;
@@ -148,6 +155,8 @@ impl Node {
             peer_id,
             profile,
             external: options.external.clone(),
+            web_socket,
+            guests,
             reached: RwLock::default(),
             listening: RwLock::default(),
             next_session: AtomicU64::new(WATCH_SESSION.0 + 1),
@@ -208,9 +217,8 @@ fn build_swarm(
     profile: &Profile,
     has_dht: bool,
     maps_ports: bool,
-    bandwidth: &Arc<Bandwidth>,
-) -> Result<Swarm<Behaviour>, NodeError> {
-    let (transport, relays) = transport::build(keypair, profile.clone(), bandwidth).map_err(NodeError::Transport)?;
+    (transport, relays): transport::WithRelays,
+) -> Swarm<Behaviour> {
     let identify = identify::Config::new("ipfs/0.1.0".into(), keypair.public())
         .with_agent_version(concat!("pinnace/", env!("CARGO_PKG_VERSION")).into())
         // Without this, identify tells the whole world our private addresses.
@@ -226,7 +234,11 @@ fn build_swarm(
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
-        crowding: Crowding::new(PENDING_CONNECTIONS_MAX / 2, (options.connections_max / 4).max(1)),
+        crowding: Crowding::new(
+            PENDING_CONNECTIONS_MAX / 2,
+            (options.connections_max / 4).max(1),
+            options.memory_max.as_u64(),
+        ),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::default()),
         bitswap: Bitswap::default(),
@@ -237,7 +249,13 @@ fn build_swarm(
         ports: maps_ports.then(PortMapping::default).into(),
     };
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_MAX);
-    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config))
+    Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config)
+}
+
+/// The way in for streams that come over WebSocket: where to put them, and where they come out.
+fn doors() -> (mpsc::Sender<Guest>, transport::Doors) {
+    let (sender, guests) = mpsc::channel(GUESTS_QUEUED_MAX);
+    (sender, transport::Doors { trust: Trust::default(), guests })
 }
 
 /// Listens on all addresses and waits until each is bound. An address family that the machine lacks is skipped with a
@@ -480,7 +498,15 @@ impl EventLoop {
                 let connections = info.connection_counters().num_established();
                 let (dht, peering) = (self.dht_status(), self.peering_status());
                 let reachability = self.reachability();
-                let _ = reply.send(NodeStatus { peers: info.num_peers(), connections, dht, peering, reachability });
+                let is_memory_exceeded = self.swarm.behaviour_mut().crowding.is_memory_exceeded();
+                let _ = reply.send(NodeStatus {
+                    peers: info.num_peers(),
+                    connections,
+                    dht,
+                    peering,
+                    is_memory_exceeded,
+                    reachability,
+                });
             }
             Command::Stop => {}
         }

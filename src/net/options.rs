@@ -56,6 +56,8 @@ pub struct Options {
     pub upload_max: ByteSize,
     /// Bytes a second that are read from peers, all together; 0 for no bound.
     pub download_max: ByteSize,
+    /// Memory of the process in bytes beyond which nobody comes in any more; 0 for no bound.
+    pub memory_max: ByteSize,
     /// Established connections, all peers together.
     pub connections_max: u32,
 }

@@ -1,7 +1,8 @@
-//! TCP (TLS or Noise, yamux) and QUIC, with a guard that every dial passes with its final IP address.
+//! TCP and WebSocket (TLS or Noise, yamux) and QUIC, with a guard that every dial passes with its final IP address.
 //!
 //! The guard sits below DNS: a name is resolved first, and what it resolves to is judged and then dialled, so that a
-//! name can't smuggle in an address that the profile forbids.
+//! name can't smuggle in an address that the profile forbids. WebSocket has guard and DNS of its own below it, as it has
+//! to know the name that a certificate is to be for.
 
 use std::io;
 use std::pin::Pin;
@@ -16,10 +17,12 @@ use libp2p::core::transport::{Boxed, DialOpts, ListenerId, OrTransport, Transpor
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{Multiaddr, PeerId, Transport, dns, quic, relay, tcp, yamux};
+use tokio::sync::mpsc;
 
 use super::bandwidth::{Bandwidth, Carrier, Metered};
 use super::profile::Profile;
 use super::security::Security;
+use super::websocket::{Guest, Trust, WebSockets};
 use crate::model::limits::INBOUND_STREAMS_PER_CONNECTION_MAX;
 
 /// Streams on one TCP connection, both sides together: yamux ends a connection with more, so there is ample room beyond
@@ -39,8 +42,27 @@ const RELAYED_CONNECT_MAX: Duration = Duration::from_secs(20);
 /// A transport, and the behaviour by which it goes through relays.
 pub type WithRelays = (Boxed<(PeerId, StreamMuxerBox)>, relay::client::Behaviour);
 
-/// Builds the transport of a node. All that its connections carry is counted and bounded by `bandwidth`.
+/// What WebSockets need besides.
+#[derive(Debug)]
+pub struct Doors {
+    /// What certificates of others are checked against.
+    pub trust: Trust,
+    /// Streams that came in elsewhere.
+    pub guests: mpsc::Receiver<Guest>,
+}
+
+/// Builds the transport of a node that nobody comes to over WebSocket.
 pub fn build(keypair: &Keypair, profile: Profile, bandwidth: &Arc<Bandwidth>) -> io::Result<WithRelays> {
+    build_with(keypair, profile, bandwidth, Doors { trust: Trust::default(), guests: mpsc::channel(1).1 })
+}
+
+/// Builds the transport of a node. All that its connections carry is counted and bounded by `bandwidth`.
+pub fn build_with(
+    keypair: &Keypair,
+    profile: Profile,
+    bandwidth: &Arc<Bandwidth>,
+    Doors { trust, guests }: Doors,
+) -> io::Result<WithRelays> {
     let mut multiplexer = yamux::Config::default();
     multiplexer.set_max_num_streams(YAMUX_STREAMS_MAX);
     let (relayed, relays) = relay::client::new(keypair.public().to_peer_id());
@@ -51,12 +73,21 @@ pub fn build(keypair: &Keypair, profile: Profile, bandwidth: &Arc<Bandwidth>) ->
         .multiplex(multiplexer.clone())
         .map(metered(Carrier::Relay, bandwidth))
         .boxed();
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .map_err(SocketError)
+    let sockets = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)).map_err(SocketError);
+    let tcp = sockets()
+        .upgrade(Version::V1Lazy)
+        .authenticate(Security::new(keypair)?)
+        .multiplex(multiplexer.clone())
+        .map(metered(Carrier::Tcp, bandwidth));
+    let guarded = Guarded { inner: sockets().map_err(io::Error::other).boxed(), profile: profile.clone() };
+    let web_sockets = WebSockets::new(resolving(guarded)?, trust, guests)
         .upgrade(Version::V1Lazy)
         .authenticate(Security::new(keypair)?)
         .multiplex(multiplexer)
-        .map(metered(Carrier::Tcp, bandwidth));
+        .map(metered(Carrier::WebSocket, bandwidth))
+        // Its errors hide what is below them, too.
+        .map_err(io::Error::other)
+        .boxed();
     let mut quic_config = quic::Config::new(keypair);
     quic_config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
     let quic = quic::tokio::Transport::new(quic_config).map(metered(Carrier::Quic, bandwidth));
@@ -65,9 +96,9 @@ pub fn build(keypair: &Keypair, profile: Profile, bandwidth: &Arc<Bandwidth>) ->
         // The type that either error becomes hides both, and who dials may want to know what happened.
         .map_err(|error| error.either(quic_error, io::Error::other))
         .boxed();
-    let guarded = Guarded { inner: both, profile };
-    let direct = dns::tokio::Transport::system(guarded)
-        .map_err(|error| io::Error::other(format!("the system's DNS configuration can't be read: {error}")))?;
+    let direct = OrTransport::new(web_sockets, resolving(Guarded { inner: both, profile })?)
+        .map(|either, _| either.into_inner())
+        .map_err(|error| error.either(std::convert::identity, std::convert::identity));
     let direct = TransportTimeout::new(direct, CONNECT_MAX).map_err(timeout_error).boxed();
     let relayed = TransportTimeout::new(relayed, RELAYED_CONNECT_MAX).map_err(timeout_error).boxed();
     let either = OrTransport::new(relayed, direct)
@@ -75,6 +106,13 @@ pub fn build(keypair: &Keypair, profile: Profile, bandwidth: &Arc<Bandwidth>) ->
         .map_err(|error| error.either(std::convert::identity, std::convert::identity))
         .boxed();
     Ok((either, relays))
+}
+
+/// Puts the system's DNS above a transport.
+fn resolving<O: Send + 'static>(guarded: Guarded<O>) -> io::Result<Boxed<O>> {
+    let resolving = dns::tokio::Transport::system(guarded)
+        .map_err(|error| io::Error::other(format!("the system's DNS configuration can't be read: {error}")))?;
+    Ok(resolving.map_err(io::Error::other).boxed())
 }
 
 /// What puts the meter between a connection and the swarm.
@@ -109,16 +147,16 @@ fn timeout_error<E: std::error::Error + Send + Sync + 'static>(error: TransportT
 }
 
 /// Refuses to dial what the profile forbids.
-struct Guarded {
-    inner: Boxed<(PeerId, StreamMuxerBox)>,
+struct Guarded<O> {
+    inner: Boxed<O>,
     profile: Profile,
 }
 
-impl Transport for Guarded {
-    type Output = (PeerId, StreamMuxerBox);
+impl<O> Transport for Guarded<O> {
+    type Output = O;
     type Error = io::Error;
-    type ListenerUpgrade = <Boxed<Self::Output> as Transport>::ListenerUpgrade;
-    type Dial = <Boxed<Self::Output> as Transport>::Dial;
+    type ListenerUpgrade = <Boxed<O> as Transport>::ListenerUpgrade;
+    type Dial = <Boxed<O> as Transport>::Dial;
 
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<Self::Error>> {
         self.inner.listen_on(id, address)

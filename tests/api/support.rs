@@ -165,8 +165,14 @@ impl Server {
         let tasks = [tokio::spawn(pins.clone().run_expiry()), tokio::spawn(pins.webhooks().clone().run())];
         let blocks = BlockStore::open(&directory.path().join("blocks.redb"), 8 << 20, 8 << 20).unwrap();
         let gateway = has_gateway.then(|| Gateway::new(blocks.reader()));
-        let state =
-            AppState { accounts: Arc::clone(&accounts), pins, gateway, control: None, requests: Arc::default() };
+        let state = AppState {
+            accounts: Arc::clone(&accounts),
+            pins,
+            gateway,
+            web_sockets: None,
+            control: None,
+            requests: Arc::default(),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();

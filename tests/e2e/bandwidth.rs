@@ -7,7 +7,7 @@ use crate::support::dag::Dag;
 use crate::support::provider::Provider;
 
 /// What the figures say of bytes with peers, by their labels.
-async fn transferred(service: &Daemon, direction: &str, transport: &str, protocol: &str) -> u64 {
+pub async fn transferred(service: &Daemon, direction: &str, transport: &str, protocol: &str) -> u64 {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = service.ready.metrics.as_deref().unwrap();
     let text = client.get(url).send().await.unwrap().error_for_status().unwrap().text().await.unwrap();

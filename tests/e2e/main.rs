@@ -22,3 +22,4 @@ mod support;
 mod two_services;
 mod verify;
 mod versions;
+mod websocket;

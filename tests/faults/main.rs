@@ -5,6 +5,7 @@
 
 mod bitswap;
 mod data_directory;
+mod eclipse;
 mod outputs;
 mod ports;
 mod sources;

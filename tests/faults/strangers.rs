@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::asker::Asker;
-use crate::support::daemon::{Daemon, Home};
+use crate::support::daemon::{Daemon, Home, run};
 use crate::support::dag::Dag;
 use crate::support::provider::Provider;
 use crate::support::{wire, within};
@@ -76,6 +76,26 @@ async fn a_crowd_of_half_open_connections_of_one_machine_leaves_room_for_others(
     }
     check(service).await;
     drop(ended);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn nobody_comes_in_while_too_much_memory_is_taken_and_pins_go_on() {
+    let home = Home::new();
+    // Less than it takes in any case.
+    let service = home.serve().env("PINNACE_NETWORK__MEMORY_MAX", "16MiB").start().await;
+    let mut refused = TcpStream::connect(socket(&service.ready.multiaddr("/tcp/"))).await.unwrap();
+    let mut said = Vec::new();
+    // It may be ended without a farewell.
+    within("end of a connection", 5, refused.read_to_end(&mut said)).await.ok();
+    assert_eq!(said, b"", "somebody answered");
+    let dag = Dag::wide("with little memory", 3, 1_000);
+    let provider = Provider::start(&dag).await;
+    let pin = service.api().add(&dag.root, &[provider.origin()]).await;
+    service.api().wait_pinned(&pin, 10).await;
+    let status = run(&["status", "--json"], &home.data());
+    let status = String::from_utf8(status.stdout).unwrap();
+    assert!(status.contains("network.memory_max"), "{status}");
 }
 
 /// An `ADD_PROVIDER` message, with its length.

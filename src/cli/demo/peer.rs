@@ -87,6 +87,7 @@ impl Peer {
             relays: false,
             upload_max: bytesize::ByteSize(0),
             download_max: bytesize::ByteSize(0),
+            memory_max: bytesize::ByteSize(0),
             connections_max: 64,
         };
         let node = Node::start(Keypair::generate_ed25519(), &options, store.reader()).await?;

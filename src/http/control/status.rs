@@ -191,6 +191,9 @@ how far it is. provide.strategy = \"entities\" has far less to tell; see also wh
 const NO_SERVERS: &str = "no server of the DHT is known, so nothing is found by its CID alone: is this machine online, and network.bootstrap right? \
 Without the DHT on purpose, set network.dht = \"off\"";
 
+const MEMORY_EXCEEDED: &str = "this process takes more memory than network.memory_max, so peers that come by themselves are refused: set it higher, \
+or caches, denylists and network.connections_max lower";
+
 /// `GET /v1/status`
 pub(in crate::http) async fn get(State(state): State<ControlState>) -> Result<Json<Status>, ApiError> {
     Ok(Json(read(&state).await?))
@@ -209,6 +212,9 @@ pub(in crate::http) async fn node(state: &ControlState) -> Result<NodeState, Api
         Some(reachability) => warnings.extend(reachability.warnings()),
         None if last_resort => warnings.push(LAST_RESORT.to_owned()),
         None => {}
+    }
+    if node.is_memory_exceeded {
+        warnings.push(MEMORY_EXCEEDED.to_owned());
     }
     let texts = |addresses: Vec<Multiaddr>| addresses.iter().map(Multiaddr::to_string).collect();
     Ok(NodeState {

@@ -12,6 +12,8 @@ use prometheus_client::registry::Unit;
 use crate::http::control::{ControlState, status};
 use crate::http::error::ApiError;
 use crate::net::bandwidth::Counted;
+#[cfg(target_os = "linux")]
+use crate::net::memory;
 use crate::provide::ProvideStatus;
 use crate::store::blocks::GcReport;
 use crate::store::gc::GcState;
@@ -233,8 +235,6 @@ impl Process {
     #[cfg(target_os = "linux")]
     fn now() -> Self {
         use std::fs;
-        let pages = fs::read_to_string("/proc/self/statm").ok();
-        let pages: Option<f64> = pages.and_then(|text| text.split(' ').nth(1)?.parse().ok());
         // The name of the program stands in brackets before the numbers, and may have blanks itself (proc(5)).
         let stat = fs::read_to_string("/proc/self/stat").ok();
         let ticks = stat.and_then(|text| {
@@ -243,7 +243,7 @@ impl Process {
             Some(user + system)
         });
         Self {
-            resident_bytes: pages.map(|pages| pages * rustix::param::page_size() as f64),
+            resident_bytes: memory::resident_bytes().map(|bytes| bytes as f64),
             open_files: fs::read_dir("/proc/self/fd").ok().map(|files| files.count() as f64),
             cpu_seconds: ticks.map(|ticks| ticks / rustix::param::clock_ticks_per_second() as f64),
         }

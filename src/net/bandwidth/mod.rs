@@ -34,6 +34,8 @@ pub enum Carrier {
     Tcp,
     /// QUIC v1.
     Quic,
+    /// WebSocket, with the same above it as TCP.
+    WebSocket,
     /// A stream to a relay. What goes over it is counted once more, encrypted, as [`Talk::Relay`] of the connection to the relay.
     Relay,
 }
@@ -74,13 +76,14 @@ impl Direction {
 }
 
 impl Carrier {
-    const ALL: [Self; 3] = [Self::Tcp, Self::Quic, Self::Relay];
+    const ALL: [Self; 4] = [Self::Tcp, Self::Quic, Self::WebSocket, Self::Relay];
 
     /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Quic => "quic",
+            Self::WebSocket => "websocket",
             Self::Relay => "relay",
         }
     }

@@ -77,7 +77,7 @@ impl Shares {
 
     /// The most that is transferred at a time.
     pub(super) fn quantum(&self) -> usize {
-        self.quantum as usize
+        usize::try_from(self.quantum).unwrap_or(usize::MAX)
     }
 
     /// A connection to a peer is there.

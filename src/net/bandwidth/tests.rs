@@ -97,7 +97,7 @@ impl Scene {
 
     /// What may have been transferred by now at most: what was saved, the rate, and what each stream may owe.
     fn bound(&self, rate: u64) -> u64 {
-        let time = (self.now - self.started).as_millis() as u64;
+        let time = u64::try_from((self.now - self.started).as_millis()).unwrap();
         let quantum = self.shares.quantum() as u64;
         (rate / 20).max(2 * quantum) + rate * time / 1000 + self.streams.len() as u64 * quantum
     }

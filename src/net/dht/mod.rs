@@ -168,6 +168,9 @@ pub(super) fn behaviour(own: PeerId, is_on: bool) -> Option<Kademlia> {
     config
         .set_query_timeout(QUERY_MAX)
         .set_max_packet_size(MESSAGE_BYTES_MAX)
+        // Look-ups go ways that share no server (S/Kademlia, <https://doi.org/10.1109/ICPADS.2007.4447808>), so that liars spoil only
+        // those that they stand on, whatever they make up.
+        .disjoint_query_paths(true)
         // What strangers leave here is looked at first.
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         // What we provide goes out by a sweep instead.

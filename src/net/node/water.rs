@@ -1,4 +1,4 @@
-//! Ends connections that nobody needs before there are so many that new ones are refused.
+//! Ends connections that nobody needs before there are so many that new ones are refused, or when they take too much memory.
 //!
 //! A look-up in the DHT connects with dozens of servers, and each connection stays for a while in case it is of use again.
 
@@ -32,7 +32,9 @@ impl EventLoop {
     pub(super) fn keep_below_high_water(&mut self) {
         let established = self.swarm.network_info().connection_counters().num_established();
         let max = self.connections_max;
-        if established <= max / 8 * HIGH_EIGHTHS {
+        let is_memory_exceeded = self.swarm.behaviour_mut().crowding.is_memory_exceeded();
+        let left = if is_memory_exceeded { established / 2 } else { max / 8 * LOW_EIGHTHS };
+        if established <= max / 8 * HIGH_EIGHTHS && !is_memory_exceeded {
             return;
         }
         let now = Instant::now();
@@ -45,9 +47,8 @@ impl EventLoop {
         });
         let mut oldest: Vec<(Instant, PeerId)> = unneeded.map(|(peer, since)| (*since, *peer)).collect();
         oldest.sort_unstable_by_key(|(since, _)| *since);
-        let surplus = established - max / 8 * LOW_EIGHTHS;
-        oldest.truncate(surplus as usize);
-        tracing::debug!(established, ended = oldest.len(), "ending connections that nobody needs");
+        oldest.truncate(established.saturating_sub(left) as usize);
+        tracing::debug!(established, is_memory_exceeded, ended = oldest.len(), "ending connections that nobody needs");
         for (_, peer) in oldest {
             // One that is gone already needs no end.
             let _ = self.swarm.disconnect_peer_id(peer);

@@ -101,7 +101,11 @@ fn dialling_follows_the_profile() {
         // The relay is what is dialled.
         (relayed.as_str(), Ok(())),
         (only_peer.as_str(), unusable(Unusable::NoHost)),
-        ("/ip4/8.8.8.8/tcp/1/ws", unusable(Unusable::Transport)),
+        ("/ip4/8.8.8.8/tcp/1/ws", Ok(())),
+        ("/ip4/8.8.8.8/tcp/0/ws", Err(Refusal::NoMachine)),
+        ("/ip4/8.8.8.8/tcp/1/tls/sni/example.org/ws", Ok(())),
+        ("/dns4/example.org/tcp/443/tls/ws", Err(Refusal::Unresolved)),
+        ("/ip4/8.8.8.8/tcp/1/tls", unusable(Unusable::Transport)),
         ("/ip4/8.8.8.8/udp/1", unusable(Unusable::Transport)),
     ] {
         for profile in [Profile::Public, lan()] {
@@ -127,7 +131,10 @@ fn announcing_follows_the_profile() {
         ("/ip4/0.0.0.0/tcp/4001", false, false),
         ("/ip6/::/tcp/4001", false, false),
         ("/ip4/8.8.8.8/tcp/0", false, false),
-        ("/ip4/8.8.8.8/tcp/4001/ws", false, false),
+        ("/ip4/8.8.8.8/tcp/4001/ws", true, true),
+        ("/dns/example.org/tcp/443/tls/ws", true, true),
+        ("/ip4/10.0.0.1/tcp/4001/ws", false, true),
+        ("/ip4/8.8.8.8/udp/4001/webrtc-direct", false, false),
     ] {
         assert_eq!(Profile::Public.may_announce(&address(text)), public, "public {text}");
         assert_eq!(lan().may_announce(&address(text)), in_lan, "lan {text}");
@@ -143,6 +150,8 @@ fn origins_are_checked_with_a_sentence() {
         format!("/ip4/8.8.8.8/udp/4001/quic-v1/p2p/{other}"),
         format!("/dns4/example.org/tcp/4001/p2p/{other}"),
         format!("/dnsaddr/example.org/p2p/{other}"),
+        format!("/ip4/8.8.8.8/tcp/4001/ws/p2p/{other}"),
+        format!("/dns4/example.org/tcp/443/wss/p2p/{other}"),
         format!("/ip4/8.8.8.8/tcp/4001/p2p/{}/p2p-circuit/p2p/{other}", PeerId::random()),
     ] {
         assert_eq!(check_origin(&Profile::Public, &text, own), Ok(Origin::Peer(other, address(&text))));
@@ -158,7 +167,8 @@ fn origins_are_checked_with_a_sentence() {
         (format!("/ip4/8.8.8.8/tcp/4001/p2p/{own}"), "this service itself"),
         (local.clone(), "not globally routable"),
         (format!("/dns4/localhost/tcp/4001/p2p/{other}"), "not globally routable"),
-        (format!("/ip4/8.8.8.8/tcp/4001/ws/p2p/{other}"), "transport is not supported"),
+        (format!("/ip4/8.8.8.8/udp/4001/webrtc-direct/p2p/{other}"), "transport is not supported"),
+        (format!("/ip4/10.0.0.1/tcp/4001/ws/p2p/{other}"), "not globally routable"),
         (format!("/ip4/8.8.8.8/tcp/4001/p2p/{other}/p2p-circuit"), "does not end in /p2p/"),
         (format!("/ip4/8.8.8.8/tcp/4001/p2p-circuit/p2p/{other}"), "the relay's peer id"),
         (format!("/ip4/8.8.8.8/tcp/4001/p2p/{other}/p2p-circuit/p2p/{own}"), "this service itself"),

@@ -6,7 +6,8 @@ import socket
 import ssl
 import stat
 
-from harness import pebble
+from harness import javascript, pebble
+from harness.contents import MIB, File
 from harness.pinnace import Pinnace
 from harness.runner import case
 from harness.waiting import wait_until
@@ -46,7 +47,25 @@ def _warnings(pinnace: Pinnace) -> list[str]:
     return json.loads(pinnace.run_bytes("status", "--json"))["warnings"]
 
 
-@case(seconds=180)
+def _read_over_websocket(world: World, pinnace: Pinnace, root: str) -> str:
+    """Helia, which trusts the authority alone, reads a file at the address that is announced for the domain."""
+    packages, content = javascript.install(world.target), File("a file that is read over secure WebSocket", 3 * MIB)
+    cid = content.add(world.origin)
+    pin = json.loads(pinnace.run_bytes("pin", "add", cid, "--origin", world.origin.multiaddrs[0], "--json"))
+
+    def is_pinned() -> bool:
+        return json.loads(pinnace.run_bytes("pin", "show", pin["id"], "--json"))["status"] == "pinned"
+
+    wait_until("the file to be pinned", is_pinned, 30)
+    trusted = world.directory / "authority-of-the-domain.pem"
+    trusted.write_text(root)
+    address = pinnace.multiaddr("/tls/ws")
+    assert f"/dns/{_DOMAIN}/" in address, address
+    environment = {"ADDRESS": address, "ROOT": cid, "DIGEST": content.digest(), "NODE_EXTRA_CA_CERTS": str(trusted)}
+    return packages.run("websocket.mjs", pinnace, "promises.mjs", **environment)
+
+
+@case(seconds=300)
 def acme_certificate(world: World) -> str:
     authority = pebble.build(world.target)
     https, acme, management = _free_ports(3)
@@ -65,6 +84,7 @@ def acme_certificate(world: World) -> str:
         with pinnace:
             assert pinnace.endpoint == f"https://{_DOMAIN}:{https}/api/psa/", pinnace.endpoint
             first = wait_until("the certificate", lambda: _shown_certificate(pinnace, https, root), 60)
+            said = _read_over_websocket(world, pinnace, root)
             wait_until("the end of the warning", lambda: not any("certificate" in each for each in _warnings(pinnace)), 10)
             wait_until("a renewed certificate", lambda: _shown_certificate(pinnace, https, root) not in (b"", first), pebble.VALID_SECONDS)
             wait_until("both files", lambda: len(list((pinnace.data / "acme").iterdir())) == 2, 10)
@@ -75,4 +95,4 @@ def acme_certificate(world: World) -> str:
         kept = sorted((pinnace.data / "acme").iterdir())
         modes = [stat.S_IMODE(each.stat().st_mode) for each in kept]
         assert modes == [0o600, 0o600], f"{kept} have the modes {modes}"
-    return "from Pebble over TLS-ALPN-01, renewed and kept over a restart"
+    return f"from Pebble over TLS-ALPN-01, renewed and kept over a restart; Helia read {said}"

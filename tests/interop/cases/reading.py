@@ -1,6 +1,7 @@
 """The morning after: the client that pinned is stopped, and a third Kubo fetches everything from pinnace alone."""
 
 import time
+import urllib.parse
 
 from harness import contents
 from harness.contents import MIB, Content, File
@@ -47,6 +48,20 @@ def read_small_dags(world: World) -> str:
     stat = world.reader.run("block", "stat", str(world.raw_block.root)).split()
     assert stat == ["Key:", str(world.raw_block.root), "Size:", str(len(world.raw_block.blocks[0].data))], f"block stat: {stat}"
     return note
+
+
+@case(seconds=60)
+def read_over_websocket(world: World) -> str:
+    """A Kubo comes to the port of the HTTP side."""
+    content = File("read over WebSocket", 5 * MIB)
+    root = world.pin(content)
+    address = f"/ip4/127.0.0.1/tcp/{urllib.parse.urlsplit(world.pinnace.endpoint).port}/ws"
+    with world.new_kubo("over-websocket") as reader:
+        reader.peer_with(f"{address}/p2p/{world.pinnace.peer_id}", world.pinnace.peer_id)
+        compared = content.compare(reader, root)
+        over = reader.run("swarm", "peers").split()
+        assert over == [f"{address}/p2p/{world.pinnace.peer_id}"], f"connected as {over}"
+    return f"{compared} alike"
 
 
 @case(seconds=90)

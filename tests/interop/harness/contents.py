@@ -53,6 +53,13 @@ class File(Content):
         for start in range(0, self.length, _PART_BYTES):
             yield generator.randbytes(min(_PART_BYTES, self.length - start))
 
+    def digest(self) -> str:
+        """The SHA-256 of all of it, in hexadecimal digits."""
+        sha256 = hashlib.sha256()
+        for part in self._parts():
+            sha256.update(part)
+        return sha256.hexdigest()
+
     def add(self, kubo: Kubo) -> str:
         with tempfile.TemporaryDirectory(dir=kubo.directory) as directory:
             path = Path(directory) / "file"

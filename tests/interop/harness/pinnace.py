@@ -86,7 +86,8 @@ class Pinnace:
             assert not present, f"start {self._starts} gave {present}, which only the first may"
         if self._http.endswith(":0"):
             self._http = urllib.parse.urlsplit(ready["endpoint"]).netloc
-        self._listen = [address.rsplit("/p2p/", 1)[0] for address in ready["multiaddrs"]]
+        # Over WebSocket peers come to the HTTP side.
+        self._listen = [address.rsplit("/p2p/", 1)[0] for address in ready["multiaddrs"] if "/ws/" not in address]
 
     @property
     def endpoint(self) -> str:
