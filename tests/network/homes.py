@@ -6,11 +6,12 @@ import socket
 import struct
 from pathlib import Path
 
+from harness.waiting import wait_until
 from places import Bridge, NoNamespaces, Place, add_address, add_default_route, add_pair, attribute
 
 _ROUTER, _MACHINE, _PREFIX_BITS = "192.168.1.1", "192.168.1.2", 24
 
-# The first of two ports on which the router is tried out; no node uses them.
+# The first of three ports on which the router is tried out; no node uses them.
 _CHECKED = 4101
 
 # nfnetlink(7), and include/uapi/linux/netfilter/nf_tables.h of Linux: messages of a batch, and their attributes.
@@ -144,6 +145,18 @@ def check_home(bridge: Bridge, home: tuple[Place, str, str]) -> None:
     """That the machine gets out under the router's address, and nobody gets in but who was asked, or dials while the machine dials as well."""
     place, own, seen_as = home
     outside, address = bridge.new_place()
+    with _bound(socket.SOCK_DGRAM, place, own, _CHECKED + 2) as inner, _bound(socket.SOCK_DGRAM, outside, address, _CHECKED + 2) as asked:
+        asked.settimeout(0.05)
+
+        def arrives() -> bool:
+            inner.sendto(b"is anybody there", asked.getsockname())
+            try:
+                return asked.recv(64) != b""
+            except TimeoutError:
+                return False
+
+        # The kernel drops what is sent within the first second, until it has noticed that both ends of a cable are up.
+        wait_until("the cables to carry something", arrives, 10)
     router = (seen_as, _CHECKED)
     with (
         _bound(socket.SOCK_DGRAM, place, own) as inner,
