@@ -11,7 +11,7 @@ from harness.kubo import Kubo
 from harness.pinnace import Answer, Pinnace
 from harness.processes import Process
 from harness.waiting import wait_until
-from homes import check_home, new_home
+from homes import Home, check_home, new_home
 from places import Bridge, Place
 
 # The port of every node, and of the router that it is as well.
@@ -152,15 +152,19 @@ class Internet:
         self._extra.append(pinnace)
         return pinnace
 
-    def new_pinnace_at_home(self, name: str, **environment: str) -> tuple[PublicPinnace, str]:
-        """The same behind a router that lets nobody in, and the address under which others see it."""
+    def new_pinnace_at_home(self, name: str, **environment: str) -> tuple[PublicPinnace, Home]:
+        """The same behind a router that lets nobody in, and where that is."""
         home = new_home(self._bridge)
-        check_home(self._bridge, home)
-        place, own, seen_as = home
+        self.check_home(home)
         environment = {"PINNACE_NETWORK__PROFILE": "public"} | environment
-        pinnace = PublicPinnace(self._binary, self.directory, name, (place, own), self._bootstrap, is_named=False, **environment)
+        where = (home.machine, home.own)
+        pinnace = PublicPinnace(self._binary, self.directory, name, where, self._bootstrap, is_named=False, **environment)
         self._extra.append(pinnace)
-        return pinnace, seen_as
+        return pinnace, home
+
+    def check_home(self, home: Home) -> None:
+        """That a router does what it should with what it wasn't asked to forward."""
+        check_home(self._bridge, home)
 
     @property
     def pinnace(self) -> PublicPinnace:
