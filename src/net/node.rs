@@ -43,7 +43,7 @@ use crate::bitswap::PeerNumber;
 use crate::bitswap::serve::{Answer, ReadJob, ReadResult, Server};
 use crate::bitswap::session::Action;
 use crate::bitswap::wants::{SessionId, Wants};
-use crate::bitswap::wire::{Incoming, Presence, WantKind};
+use crate::bitswap::wire::{Incoming, Presence, WantEntry, WantKind};
 use crate::denylist::Denylist;
 use crate::model::Block;
 use crate::model::limits::{CONNECTIONS_PER_PEER_MAX, NODE_COMMANDS_QUEUED_MAX, WATCHED_ROOTS_MAX};
@@ -417,7 +417,13 @@ impl EventLoop {
         }
         while let Some((number, message)) = self.wants.poll_message() {
             match self.peers.get(&number) {
-                Some(peer) => self.swarm.behaviour_mut().bitswap.send(*peer, Lane::Wants, message),
+                Some(peer) => {
+                    let first = message.wants.iter().find(|want| want.kind == WantKind::Block && !want.cancel);
+                    if let Some(WantEntry { cid, .. }) = first {
+                        tracing::debug!(%cid, %peer, "a peer is asked for blocks");
+                    }
+                    self.swarm.behaviour_mut().bitswap.send(*peer, Lane::Wants, message);
+                }
                 None => self.wants.sent(number, true),
             }
         }

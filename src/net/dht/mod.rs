@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use cid::Cid;
 use libp2p::kad::{self, QueryId};
 use libp2p::swarm::StreamProtocol;
 use libp2p::{Multiaddr, PeerId};
@@ -92,6 +93,7 @@ pub struct DhtStatus {
 /// Who waits for a look-up.
 enum Query {
     Providers {
+        cid: Cid,
         news: mpsc::Sender<ProviderNews>,
         told: HashSet<PeerId>,
     },
@@ -244,16 +246,11 @@ fn may_use(profile: &Profile, address: &Multiaddr) -> bool {
 }
 
 impl Queries {
-    /// Looks for providers of what has this multihash. The sender's end says that it can't be asked now.
-    pub(super) fn find_providers(
-        &mut self,
-        kademlia: &mut Kademlia,
-        multihash: &[u8],
-        news: mpsc::Sender<ProviderNews>,
-    ) {
+    /// Looks for providers of what has the multihash of this CID. The sender's end says that it can't be asked now.
+    pub(super) fn find_providers(&mut self, kademlia: &mut Kademlia, cid: &Cid, news: mpsc::Sender<ProviderNews>) {
         if self.0.len() < QUERIES_MAX {
-            let id = kademlia.get_providers(kad::RecordKey::new(&multihash));
-            self.0.insert(id, Query::Providers { news, told: HashSet::new() });
+            let id = kademlia.get_providers(kad::RecordKey::new(&cid.hash().to_bytes()));
+            self.0.insert(id, Query::Providers { cid: *cid, news, told: HashSet::new() });
         }
     }
 
@@ -319,8 +316,9 @@ impl Queries {
             }
             _ => {}
         }
-        if let Some(Query::Providers { news, .. }) = self.0.get(&id) {
+        if let Some(Query::Providers { cid, news, .. }) = self.0.get(&id) {
             for peer in &new {
+                tracing::debug!(%cid, %peer, "the DHT names a provider");
                 // Whoever is slow has enough providers for now.
                 let _ = news.try_send(ProviderNews::Found(*peer));
             }

@@ -35,7 +35,7 @@ impl EventLoop {
 
     pub(super) fn find_providers(&mut self, cid: &Cid, news: mpsc::Sender<ProviderNews>) {
         if let Some(kademlia) = self.swarm.behaviour_mut().dht.as_mut() {
-            self.lookups.find_providers(kademlia, &cid.hash().to_bytes(), news);
+            self.lookups.find_providers(kademlia, cid, news);
         }
     }
 
