@@ -19,11 +19,12 @@ use crate::model::block::IDENTITY_HASH;
 use crate::store::blocks::{BlockReader, BlocksError};
 use crate::store::records::{Records, RecordsError};
 
-/// CIDs that a slice should have: about 100 bytes of memory each.
-const CIDS_WANTED: u64 = 250_000;
+/// CIDs that a slice should have. Each takes about 180 bytes with what telling servers of it needs, and there may be two slices at a time: one
+/// that is told, and the next.
+const CIDS_WANTED: u64 = 100_000;
 
 /// CIDs that a slice may have: those beyond, should hashes or the guess be that uneven, wait for the next one.
-const CIDS_MAX: usize = 1_000_000;
+const CIDS_MAX: usize = 400_000;
 
 /// Pins whose roots are read at a time.
 const ROOTS_PINS: usize = 1000;
