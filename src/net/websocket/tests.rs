@@ -1,3 +1,5 @@
+//! Real sockets between two nodes, in clear and below TLS, and both ends of single WebSockets.
+
 use std::sync::LazyLock;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
