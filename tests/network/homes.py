@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.waiting import wait_until
-from places import Bridge, NoNamespaces, Place, add_address, add_default_route, add_pair, attribute
+from places import Backbone, NoNamespaces, Place, add_address, add_default_route, add_pair, attribute
 
 ROUTER, _MACHINE, _PREFIX_BITS = "192.168.1.1", "192.168.1.2", 24
 
@@ -172,9 +172,9 @@ class Home:
     seen_as: str
 
 
-def new_home(bridge: Bridge) -> Home:
+def new_home(backbone: Backbone) -> Home:
     """Makes a router, and a machine behind it."""
-    router, seen_as = bridge.new_place()
+    router, seen_as = backbone.new_place()
     machine = Place()
     with router.inside():
         add_pair("home", machine)
@@ -198,10 +198,10 @@ def _bound(kind: socket.SocketKind, place: Place, address: str, port: int = _CHE
     return made
 
 
-def check_home(bridge: Bridge, home: Home) -> None:
+def check_home(backbone: Backbone, home: Home) -> None:
     """That the machine gets out under the router's address, and nobody gets in but who was asked, or dials while the machine dials as well."""
     place, own, seen_as = home.machine, home.own, home.seen_as
-    outside, address = bridge.new_place()
+    outside, address = backbone.new_place()
     with _bound(socket.SOCK_DGRAM, place, own, _CHECKED + 2) as inner, _bound(socket.SOCK_DGRAM, outside, address, _CHECKED + 2) as asked:
         asked.settimeout(0.05)
 

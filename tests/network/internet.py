@@ -12,7 +12,7 @@ from harness.pinnace import Answer, Pinnace
 from harness.processes import Process
 from harness.waiting import wait_until
 from homes import Home, check_home, new_home
-from places import Bridge, Place
+from places import Backbone, Place
 
 # The port of every node, and of the router that it is as well.
 _PORT, _ROUTER_PORT = 4001, 8080
@@ -126,11 +126,11 @@ class Internet:
         self._binary, self._kubo, self.directory = pinnace, kubo, directory
         self._extra: list[Kubo | Pinnace] = []
         self._pinnace: PublicPinnace | None = None
-        self._bridge = Bridge()
+        self._backbone = Backbone()
         self.servers: list[PublicKubo] = []
         for number in range(servers):
             first = [self.servers[0].multiaddr] if self.servers else []
-            self.servers.append(PublicKubo(kubo, directory, f"server-{number}", self._bridge.new_place(), "dhtserver", first))
+            self.servers.append(PublicKubo(kubo, directory, f"server-{number}", self._backbone.new_place(), "dhtserver", first))
         self._bootstrap = [server.multiaddr for server in self.servers[:3]]
         self.servers[0].start()
         with ThreadPoolExecutor(4) as pool:
@@ -141,20 +141,20 @@ class Internet:
 
     def new_kubo(self, name: str, role: str = "dhtclient") -> PublicKubo:
         """A Kubo for one case, which knows of nobody but the servers that all know; use it in `with`."""
-        kubo = PublicKubo(self._kubo, self.directory, name, self._bridge.new_place(), role, self._bootstrap)
+        kubo = PublicKubo(self._kubo, self.directory, name, self._backbone.new_place(), role, self._bootstrap)
         self._extra.append(kubo)
         return kubo
 
     def new_pinnace(self, name: str, is_named: bool = True, **environment: str) -> PublicPinnace:
         """A pinnace for one case, to which its addresses are named unless it has to find out itself; use it in `with`."""
-        where = self._bridge.new_place()
+        where = self._backbone.new_place()
         pinnace = PublicPinnace(self._binary, self.directory, name, where, self._bootstrap, is_named, **environment)
         self._extra.append(pinnace)
         return pinnace
 
     def new_pinnace_at_home(self, name: str, **environment: str) -> tuple[PublicPinnace, Home]:
         """The same behind a router that lets nobody in, and where that is."""
-        home = new_home(self._bridge)
+        home = new_home(self._backbone)
         self.check_home(home)
         environment = {"PINNACE_NETWORK__PROFILE": "public"} | environment
         where = (home.machine, home.own)
@@ -164,7 +164,7 @@ class Internet:
 
     def check_home(self, home: Home) -> None:
         """That a router does what it should with what it wasn't asked to forward."""
-        check_home(self._bridge, home)
+        check_home(self._backbone, home)
 
     @property
     def pinnace(self) -> PublicPinnace:

@@ -1,4 +1,4 @@
-"""Machines of an internet that has no way out: network namespaces, joined by a bridge. Talks to the kernel as rtnetlink(7) says."""
+"""Machines of an internet that has no way out: network namespaces, joined by a router. Talks to the kernel as rtnetlink(7) says."""
 
 import ctypes
 import os
@@ -16,15 +16,14 @@ _RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
 # NLM_F_REQUEST | NLM_F_ACK, and those with NLM_F_CREATE | NLM_F_EXCL.
 _CHANGE, _CREATE = 0x005, 0x605
 _IFF_UP = 1
-_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 10, 18, 28
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 3, 18, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_OIF, _RTA_GATEWAY = 4, 5
 # RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST.
 _ROUTE = bytes([254, 3, 0, 1])
 
-# All addresses are of one network, so that nobody needs a route.
-_PREFIX_BITS = 8
+_PREFIX_BITS = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -106,8 +105,8 @@ class Place:
             os.close(before)
 
 
-class Bridge:
-    """What joins the places."""
+class Backbone:
+    """What joins the places: each has a cable to it, and no other neighbour, as the kernel remembers no more than 1,024 for all places."""
 
     def __init__(self) -> None:
         if sys.platform != "linux":
@@ -123,23 +122,20 @@ class Bridge:
         self._count = 0
         self._place = Place()
         with self._place.inside():
-            kind = attribute(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"bridge"))
-            _ask(_RTM_NEWLINK, _CREATE, _link(0) + attribute(_IFLA_IFNAME, b"bridge\0") + kind)
-            _raise("bridge")
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
     def new_place(self) -> tuple[Place, str]:
         """A further machine, and its address, which looks routable. Each is in a /16 of its own: Kubo wants few servers from one."""
         with self._lock:
             self._count += 1
             number = self._count
-        address = f"45.{10 + number}.0.1"
+        address, neighbour = f"45.{10 + number}.0.1", f"45.{10 + number}.0.2"
         place = Place()
         port = f"port{number}"
         with self._place.inside():
             add_pair(port, place)
-            master = attribute(_IFLA_MASTER, struct.pack("I", socket.if_nametoindex("bridge")))
-            _ask(_RTM_NEWLINK, _CHANGE, _link(socket.if_nametoindex(port)) + master)
-            _raise(port)
+            add_address(port, neighbour, _PREFIX_BITS)
         with place.inside():
             add_address("eth0", address, _PREFIX_BITS)
+            add_default_route("eth0", neighbour)
         return place, address
