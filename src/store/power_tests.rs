@@ -4,6 +4,7 @@
 //! Both files and their journals lie on simulated disks that share one clock, so the order between them is tested as well:
 //! blocks are durable before the record that says so.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -21,11 +22,61 @@ use crate::model::{Block, PinState, UserId};
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
-/// Pins that one run makes; each has a few blocks.
-const PINS: u64 = if cfg!(debug_assertions) { 60 } else { 400 };
+/// What the pins of a run are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pins {
+    /// A few blocks each, small ones, and now and then one that runs over several segments. One comes after the other.
+    Small,
+    /// More than a megabyte each, and several on their way at once, so that their commits fly.
+    Large,
+}
 
-/// A crash comes after every so many writes, on average.
-const WRITES_PER_CRASH: u64 = 20;
+impl Pins {
+    fn count(self) -> u64 {
+        match self {
+            Self::Small if cfg!(debug_assertions) => 60,
+            Self::Small => 400,
+            Self::Large => 24,
+        }
+    }
+
+    /// How many are put before the first of them is waited for.
+    fn at_once(self) -> usize {
+        if self == Self::Small { 1 } else { 5 }
+    }
+
+    /// A crash comes after every so many writes, on average.
+    fn writes_per_crash(self) -> u64 {
+        if self == Self::Small { 20 } else { 12 }
+    }
+
+    /// When the disk fails at all, it does so after every so many accesses, on average.
+    fn accesses_per_failure(self) -> u64 {
+        if self == Self::Small { 150 } else { 40 }
+    }
+
+    /// The memory of redb for pages, in bytes. With little of it, redb writes before a commit, and nothing flies.
+    fn cache_bytes(self) -> usize {
+        if self == Self::Small { 1 << 20 } else { 16 << 20 }
+    }
+
+    /// The blocks of a pin. The first is the root.
+    fn blocks(self, pin: u64, seed: u64) -> Vec<Block> {
+        let mut random = Random(seed ^ pin.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let count = if self == Self::Small { 1 + random.next() % 6 } else { 6 };
+        let block = |_| {
+            let length = match self {
+                Self::Large => 400_000,
+                Self::Small if random.one_in(12) => 150_000,
+                Self::Small => 3_000,
+            };
+            let length = 16 + random.next() % length;
+            let data: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+            Block::new_sha256(codec::RAW, Bytes::from(data)).unwrap()
+        };
+        (0..count).map(block).collect()
+    }
+}
 
 /// A small generator, so that a seed gives one run.
 struct Random(u64);
@@ -103,6 +154,7 @@ struct Crash {
 }
 
 struct World {
+    pins: Pins,
     disks: [Disk; DISKS],
     random: Random,
     crashes: u64,
@@ -125,13 +177,13 @@ impl Shared {
 
     /// Before a write or a sync: perhaps the machine crashes here, perhaps the disk fails.
     fn happen(&self, world: &mut World) -> io::Result<()> {
-        if world.random.one_in(WRITES_PER_CRASH) {
+        if world.random.one_in(world.pins.writes_per_crash()) {
             world.crashes += 1;
             let acknowledged_pins = self.acknowledged_pins.load(Ordering::Acquire);
             let images = std::array::from_fn(|disk| world.disks[disk].crashed(&mut world.random));
             let _ = world.send.send(Crash { number: world.crashes, images, acknowledged_pins });
         }
-        if self.is_failing.load(Ordering::Acquire) && world.random.one_in(150) {
+        if self.is_failing.load(Ordering::Acquire) && world.random.one_in(world.pins.accesses_per_failure()) {
             return Err(io::Error::other("the disk fails, as the test wants"));
         }
         Ok(())
@@ -224,37 +276,28 @@ impl StorageBackend for Backend {
     }
 }
 
-fn database<B: DiskFile + Clone>([file, journal]: [B; 2]) -> Result<Database, DatabaseError> {
+fn database<B: DiskFile + Clone>([file, journal]: [B; 2], pins: Pins) -> Result<Database, DatabaseError> {
     let disk = disk::Disk::new(Box::new(file), Box::new(Journal(journal)));
     let disk = disk.map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
     // Opening must not need a walk over the file: redb would ask here before it began one.
-    Builder::new().set_cache_size(1 << 20).set_repair_callback(redb::RepairSession::abort).create_with_backend(disk)
+    Builder::new()
+        .set_cache_size(pins.cache_bytes())
+        .set_repair_callback(redb::RepairSession::abort)
+        .create_with_backend(disk)
 }
 
 /// Stores that can be opened again and again on what `disk` gives.
 fn open<B: DiskFile + Clone>(
     disk: impl Fn(usize) -> B + Clone + Send + Sync + 'static,
+    pins: Pins,
 ) -> Result<(BlockStore, Records), String> {
     let opener = |first: usize| -> Opener {
         let disk = disk.clone();
-        Box::new(move || database([disk(first), disk(first + 1)]))
+        Box::new(move || database([disk(first), disk(first + 1)], pins))
     };
     let blocks = BlockStore::open_backend(opener(BLOCKS)).map_err(|error| error.to_string())?;
     let records = Records::open_with("records", opener(RECORDS));
     Ok((blocks, records.map_err(|error| error.to_string())?))
-}
-
-/// The blocks of a pin: small ones, and now and then one that runs over several segments. The first is the root.
-fn blocks_of(pin: u64, seed: u64) -> Vec<Block> {
-    let mut random = Random(seed ^ pin.wrapping_mul(0x2545_f491_4f6c_dd1d));
-    let count = 1 + random.next() % 6;
-    let block = |_| {
-        let length = if random.one_in(12) { 150_000 } else { 3_000 };
-        let length = 16 + random.next() % length;
-        let data: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
-        Block::new_sha256(codec::RAW, Bytes::from(data)).unwrap()
-    };
-    (0..count).map(block).collect()
 }
 
 fn new_pin(number: u64, root: &Block) -> NewPin {
@@ -262,10 +305,10 @@ fn new_pin(number: u64, root: &Block) -> NewPin {
 }
 
 /// Opens what a crash left and looks whether it keeps the promises.
-fn check(crash: Crash, seed: u64) {
+fn check(crash: Crash, pins: Pins, seed: u64) {
     let Crash { number, images, acknowledged_pins } = crash;
     let images = images.map(|image| Image(Arc::new(Mutex::new(image))));
-    let opened = open(move |disk| images[disk].clone());
+    let opened = open(move |disk| images[disk].clone(), pins);
     let (blocks, records) = opened.unwrap_or_else(|error| panic!("crash {number}: {error}"));
     let reader = blocks.reader();
     let mut pinned = std::collections::BTreeSet::new();
@@ -277,8 +320,8 @@ fn check(crash: Crash, seed: u64) {
     for pin in 0..acknowledged_pins {
         assert!(pinned.contains(&pin), "crash {number}: pin {pin} was acknowledged");
     }
-    for pin in 0..PINS {
-        for block in blocks_of(pin, seed) {
+    for pin in 0..pins.count() {
+        for block in pins.blocks(pin, seed) {
             match reader.get(block.cid()).unwrap_or_else(|error| panic!("crash {number}: {error}")) {
                 Some(data) => assert_eq!(&data, block.data(), "crash {number}: a block of pin {pin} is not whole"),
                 None => assert!(!pinned.contains(&pin), "crash {number}: pin {pin} is pinned and lacks a block"),
@@ -324,14 +367,22 @@ impl StorageBackend for Image {
     }
 }
 
-/// Puts the blocks of one pin after the other, records each as pinned, and acknowledges it.
-async fn pin_all(blocks: &BlockStore, records: &Records, shared: &Shared, seed: u64) {
-    for pin in 0..PINS {
-        let wanted = blocks_of(pin, seed);
+/// Puts the blocks of the pins, records each as pinned, and acknowledges it.
+async fn pin_all(blocks: &BlockStore, records: &Records, shared: &Shared, pins: Pins, seed: u64) {
+    let mut coming = VecDeque::new();
+    let mut next = 0;
+    for pin in 0..pins.count() {
+        while coming.len() < pins.at_once() && next < pins.count() {
+            coming.push_back(blocks.writer().submit(pins.blocks(next, seed)).await.unwrap());
+            next += 1;
+        }
+        let wanted = pins.blocks(pin, seed);
         let root = wanted[0].clone();
+        let mut put = coming.pop_front().unwrap();
         // Failures of the disk pass; nothing was promised then.
-        while let Err(error) = blocks.writer().put(wanted.clone()).await {
+        while let Err(error) = put.committed().await {
             assert!(matches!(error, BlocksError::Storage(_) | BlocksError::OutOfService(_)), "{error}");
+            put = blocks.writer().submit(wanted.clone()).await.unwrap();
         }
         let state = PinState::Pinned { blocks: wanted.len() as u64, bytes: 1 };
         loop {
@@ -352,11 +403,11 @@ async fn pin_all(blocks: &BlockStore, records: &Records, shared: &Shared, seed: 
     }
 }
 
-fn run(is_failing: bool) {
+fn run(pins: Pins, is_failing: bool) {
     let seed: u64 = std::env::var("PINNACE_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("PINNACE_TEST_SEED={seed}");
     let (sender, crashes) = mpsc::sync_channel::<Crash>(4);
-    let world = World { disks: Default::default(), random: Random(seed), crashes: 0, send: sender };
+    let world = World { pins, disks: Default::default(), random: Random(seed), crashes: 0, send: sender };
     let shared = Arc::new(Shared {
         world: Mutex::new(world),
         acknowledged_pins: AtomicU64::new(0),
@@ -367,33 +418,46 @@ fn run(is_failing: bool) {
         for crash in crashes {
             // A file that is being made has another name until it is whole (`store::database`), so it is never opened.
             if [BLOCKS, RECORDS].iter().all(|file| !crash.images[*file].is_empty()) && crash.acknowledged_pins > 0 {
-                check(crash, seed);
+                check(crash, pins, seed);
                 count += 1;
             }
         }
         count
     });
+    let flights = disk::FLIGHTS_STARTED.load(Ordering::Acquire);
     let disks = Arc::clone(&shared);
-    let (blocks, records) = open(move |disk| Backend { shared: Arc::clone(&disks), disk }).unwrap();
+    let (blocks, records) = open(move |disk| Backend { shared: Arc::clone(&disks), disk }, pins).unwrap();
     shared.is_failing.store(is_failing, Ordering::Release);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(pin_all(&blocks, &records, &shared, seed));
+    runtime.block_on(pin_all(&blocks, &records, &shared, pins, seed));
     shared.is_failing.store(false, Ordering::Release);
     blocks.close();
     records.close();
     drop((records, runtime));
+    let flights = disk::FLIGHTS_STARTED.load(Ordering::Acquire) - flights;
+    assert!(pins == Pins::Small || flights > 3, "only {flights} commits flew");
     let Ok(shared) = Arc::try_unwrap(shared) else { panic!("the disks are still in use") };
     drop(shared);
     let count = checks.join().expect("every crash leaves a sound state");
-    assert!(count >= 20, "only {count} crashes were looked at");
+    assert!(count >= if pins == Pins::Small { 20 } else { 8 }, "only {count} crashes were looked at");
 }
 
 #[test]
 fn whatever_a_pulled_plug_leaves_of_both_files_keeps_what_was_promised() {
-    run(false);
+    run(Pins::Small, false);
 }
 
 #[test]
 fn a_disk_that_fails_now_and_then_loses_nothing_that_was_promised() {
-    run(true);
+    run(Pins::Small, true);
+}
+
+#[test]
+fn a_pulled_plug_takes_no_commit_that_had_landed() {
+    run(Pins::Large, false);
+}
+
+#[test]
+fn a_disk_that_fails_below_commits_that_fly_loses_nothing_that_was_promised() {
+    run(Pins::Large, true);
 }

@@ -24,7 +24,7 @@ const TEST_NAME: &str = "store::blocks::crash_tests::acknowledged_blocks_survive
 const ROUNDS_VARIABLE: &str = "PINNACE_CRASH_TEST_ROUNDS";
 
 const ROUNDS: usize = 6;
-const PUTS_IN_FLIGHT: usize = 4;
+const PUTS_IN_FLIGHT: usize = 10;
 
 /// A number that depends on the seed and nothing else.
 fn mix(seed: u64, number: u64) -> u64 {
@@ -34,15 +34,15 @@ fn mix(seed: u64, number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Small blocks, and now and then one that runs over several segments.
+/// Small blocks, and now and then one that runs over several segments: enough of both for commits that fly.
 fn numbered(seed: u64, number: u64) -> Block {
     let size = mix(seed, number);
-    let length = if size.is_multiple_of(8) { 300_000 } else { 5_000 };
+    let length = if size.is_multiple_of(4) { 300_000 } else { 5_000 };
     block(number + 1, usize::try_from(size >> 8).unwrap_or(0) % length)
 }
 
 fn open(directory: &Path) -> BlockStore {
-    BlockStore::open(&directory.join("blocks.redb"), 4 << 20, 4 << 20).unwrap()
+    BlockStore::open(&directory.join("blocks.redb"), 16 << 20, 8 << 20).unwrap()
 }
 
 /// Writes until it is killed.

@@ -18,7 +18,7 @@ use super::space::{Space, SpaceLimits, SpaceState};
 use super::{BlockStats, BlocksError, schema, scrub};
 use crate::model::Block;
 use crate::store::database::{self, Opener, Slot, begin_write};
-use crate::store::disk;
+use crate::store::disk::{self, Flight};
 
 /// Packed bytes of blocks, by segment number.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
@@ -257,27 +257,48 @@ impl BlockFile {
         Ok(self.space.look(self.stats()?, new_bytes))
     }
 
-    /// Stores blocks, those that are there already excepted; durable when this returns `Ok`.
-    pub(super) fn append(&self, blocks: &[&Block]) -> Result<(), BlocksError> {
+    /// Stores blocks, those that are there already excepted. They are durable when this returns `Ok(None)`; with a flight, which
+    /// there only is if they `may_fly`, when it has landed. What flew before has landed when this returns `Ok`.
+    pub(super) fn append(&self, blocks: &[&Block], may_fly: bool) -> Result<Option<Flight>, BlocksError> {
         let bytes: usize = blocks.iter().map(|block| block.data().len()).sum();
         if let Some(shortage) = self.look_for_space(bytes as u64)?.shortage {
             return Err(shortage.into());
         }
         self.with(|database| {
-            let mut writing = self.recent.lock();
+            let mut writing = self.recent.lock_ahead();
             let transaction = begin_write(database)?;
-            let appended = pack::append(&transaction, &self.recent, blocks)?;
+            let appended = pack::append(&transaction, &writing, blocks)?;
             // Before the commit, so that no sweep can come in between.
             self.guard.mark(appended.places.into_iter());
             if appended.new == 0 {
-                // What is there already is durable already.
-                return Ok(transaction.abort()?);
+                // What is there already is durable already, once what flies has landed.
+                transaction.abort()?;
+                return writing.land().map(|()| None);
+            }
+            let may_fly = may_fly && !appended.shows_at_once && writing.has_room(appended.entries.len());
+            if !may_fly {
+                writing.land()?;
             }
             writing.add(&transaction, appended.entries)?;
-            disk::commit(transaction)?;
-            writing.committed();
-            Ok(())
+            if !may_fly {
+                disk::commit(transaction)?;
+                writing.committed();
+                return Ok(None);
+            }
+            let flight = disk::commit_ahead(transaction)?;
+            // It has: a commit waits for the one before it.
+            writing.land()?;
+            match &flight {
+                Some(flight) => writing.departed(flight.clone()),
+                None => writing.committed(),
+            }
+            Ok(flight)
         })
+    }
+
+    /// Waits for what flies. Readers find it then.
+    pub(super) fn land(&self) -> Result<(), BlocksError> {
+        self.with(|_| self.recent.lock().map(drop))
     }
 
     /// How many entries are in front of the index.
@@ -308,7 +329,7 @@ impl BlockFile {
     /// Merges as many of these buckets as one transaction should; the answer is the first that is left.
     fn settle_buckets(&self, mut buckets: Range<usize>) -> Result<usize, BlocksError> {
         self.with(|database| {
-            let mut writing = self.recent.lock();
+            let mut writing = self.recent.lock()?;
             let transaction = begin_write(database)?;
             let mut merged = 0;
             while merged < SETTLE_ENTRIES
@@ -347,7 +368,7 @@ impl BlockFile {
 
     /// Reads the front of the index. The file decides: a commit that failed may be in it all the same.
     fn load_recent(&self, database: &Database) -> Result<(), BlocksError> {
-        self.recent.lock().load(&database.begin_read()?.open_table(RECENT)?)
+        self.recent.lock_ahead().load(&database.begin_read()?.open_table(RECENT)?)
     }
 
     /// Does something with the open file. When an access fails, redb refuses all further ones until it is opened again.

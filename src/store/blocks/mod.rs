@@ -186,7 +186,7 @@ impl BlockStore {
     /// Opens whatever `opener` gives.
     #[cfg(test)]
     pub(in crate::store) fn open_backend(opener: super::database::Opener) -> Result<Self, BlocksError> {
-        Self::start(file::BlockFile::open_with("blocks".as_ref(), SpaceLimits::NONE, opener)?, 1 << 20)
+        Self::start(file::BlockFile::open_with("blocks".as_ref(), SpaceLimits::NONE, opener)?, 8 << 20)
     }
 
     fn start(file: file::BlockFile, write_buffer_bytes: usize) -> Result<Self, BlocksError> {

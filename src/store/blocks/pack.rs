@@ -8,7 +8,7 @@ use cid::multihash::Multihash;
 use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::file::{self, INDEX, QUARANTINE, SEGMENT_SIZES, SEGMENTS};
-use super::recent::{Digest, Entry, Recent};
+use super::recent::{Digest, Entry, Writing};
 use super::{BlocksError, SEGMENT_BYTES};
 use crate::model::Block;
 use crate::model::block::IDENTITY_HASH;
@@ -149,20 +149,22 @@ pub(super) struct Appended {
     pub(super) new: usize,
     /// Where each block of the batch is that can be stored.
     pub(super) places: Vec<Place>,
+    /// Whether readers see any of it before the entries are theirs.
+    pub(super) shows_at_once: bool,
 }
 
 /// Puts the blocks that the store doesn't have yet into new segments, in their order. Those with a SHA2-256 digest are
 /// for the caller to index, the others are indexed.
 pub(super) fn append(
     transaction: &WriteTransaction,
-    recent: &Recent,
+    writing: &Writing<'_>,
     blocks: &[&Block],
 ) -> Result<Appended, BlocksError> {
     let mut index = transaction.open_table(INDEX)?;
     let mut candidates = candidates(blocks);
     let mut appended = Appended::default();
     let mut known = Ok(());
-    candidates.retain(|candidate| match place_of(recent, &index, &candidate.key) {
+    candidates.retain(|candidate| match place_of(writing, &index, &candidate.key) {
         Ok(place) => {
             appended.places.extend(place);
             place.is_none()
@@ -191,36 +193,38 @@ pub(super) fn append(
             Ok(digest) => appended.entries.push((digest, place)),
             Err(_) => {
                 index.insert(&**key, &place.to_bytes())?;
+                appended.shows_at_once = true;
             }
         }
     }
-    release(transaction, &candidates)?;
+    appended.shows_at_once |= release(transaction, &candidates)?;
     Ok(appended)
 }
 
 /// Where the block of a key is, as one transaction sees the index.
-pub(super) fn place_of(
-    recent: &Recent,
+fn place_of(
+    writing: &Writing<'_>,
     index: &impl ReadableTable<&'static [u8], &'static PlaceBytes>,
     key: &[u8],
 ) -> Result<Option<Place>, BlocksError> {
     if let Ok(digest) = <&Digest>::try_from(key)
-        && let Some(place) = recent.find(digest)
+        && let Some(place) = writing.find(digest)
     {
         return Ok(Some(place));
     }
     Ok(index.get(key)?.map(|place| Place::from_bytes(place.value())))
 }
 
-/// What was damaged and is stored again leaves the quarantine.
-fn release(transaction: &WriteTransaction, stored: &[Candidate<'_>]) -> Result<(), BlocksError> {
+/// What was damaged and is stored again leaves the quarantine. Says whether there is one.
+fn release(transaction: &WriteTransaction, stored: &[Candidate<'_>]) -> Result<bool, BlocksError> {
     let mut quarantine = transaction.open_table(QUARANTINE)?;
-    if !quarantine.is_empty()? {
+    let has_any = !quarantine.is_empty()?;
+    if has_any {
         for Candidate { key, .. } in stored {
             quarantine.remove(&**key)?;
         }
     }
-    Ok(())
+    Ok(has_any)
 }
 
 /// The distinct blocks of a batch that can be stored, by key. Neighbours in the index share pages, so in this order each

@@ -11,6 +11,9 @@
 //! transaction did. Readers look into the maps *before* they begin their transaction, so what they find there is
 //! in it. An entry leaves its map after the commit that merged it; readers who overlap with that notice it by the
 //! [`Recent::epoch`] and look again.
+//!
+//! A commit may still [fly](Flight) when its transaction is over. Its entries wait until it has landed: what a reader finds
+//! is durable. Only who packs the next commit, which is durable after this one, finds them before.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +24,7 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use super::BlocksError;
 use super::file::INDEX;
 use super::pack::{Place, PlaceBytes};
+use crate::store::disk::Flight;
 
 /// Entries that aren't in the index yet, by bucket and a growing number: keys and [`PlaceBytes`] one after the other.
 pub(super) const RECENT: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("recent");
@@ -51,8 +55,16 @@ pub(super) struct Recent {
     buckets: Vec<RwLock<Bucket>>,
     length: AtomicUsize,
     epoch: AtomicU64,
+    newest: Mutex<Newest>,
+}
+
+/// What only those know who change the index.
+#[derive(Debug, Default)]
+struct Newest {
     /// The number of the next piece.
-    next_piece: Mutex<u64>,
+    next_piece: u64,
+    /// The entries of the commit that flies, in the order of their keys.
+    flying: Option<(Vec<Entry>, Flight)>,
 }
 
 impl Default for Recent {
@@ -61,7 +73,7 @@ impl Default for Recent {
             buckets: (0..BUCKETS).map(|_| RwLock::default()).collect(),
             length: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
-            next_piece: Mutex::new(0),
+            newest: Mutex::default(),
         }
     }
 }
@@ -94,10 +106,17 @@ impl Recent {
         self.len() > RECENT_IDLE_MAX
     }
 
-    /// For one transaction that changes the index for new blocks.
-    pub(super) fn lock(&self) -> Writing<'_> {
-        let next_piece = self.next_piece.lock().unwrap_or_else(PoisonError::into_inner);
-        Writing { recent: self, next_piece, merged: Vec::new(), added: Vec::new() }
+    /// For one transaction that changes the index for new blocks. Waits for the commit that flies.
+    pub(super) fn lock(&self) -> Result<Writing<'_>, BlocksError> {
+        let mut writing = self.lock_ahead();
+        writing.land()?;
+        Ok(writing)
+    }
+
+    /// The same, while a commit may fly.
+    pub(super) fn lock_ahead(&self) -> Writing<'_> {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        Writing { recent: self, newest, merged: Vec::new(), added: Vec::new() }
     }
 
     /// The bucket with the most entries, if there are any.
@@ -115,6 +134,25 @@ impl Recent {
         lengths.max().filter(|(length, _)| *length > 0).map(|(_, bucket)| bucket)
     }
 
+    /// Shows to readers what a transaction did: the buckets that it merged, and the entries that it added.
+    fn show(&self, merged: &[usize], added: &[Entry]) {
+        let mut length = self.len();
+        for bucket in merged {
+            length -= std::mem::take(&mut *self.bucket_mut(*bucket)).len();
+        }
+        for entries in added.chunk_by(|(left, _), (right, _)| bucket_of(left) == bucket_of(right)) {
+            let [(first, _), ..] = entries else { continue };
+            let mut bucket = self.bucket_mut(bucket_of(first));
+            for (digest, place) in entries {
+                length += usize::from(bucket.insert(*digest, place.to_bytes()).is_none());
+            }
+        }
+        self.length.store(length, Ordering::Release);
+        if !merged.is_empty() {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     fn bucket(&self, bucket: usize) -> RwLockReadGuard<'_, Bucket> {
         self.buckets[bucket].read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,13 +165,41 @@ impl Recent {
 /// What one transaction does to the entries; nothing of it shows until [`Writing::committed`].
 pub(super) struct Writing<'recent> {
     recent: &'recent Recent,
-    next_piece: MutexGuard<'recent, u64>,
+    newest: MutexGuard<'recent, Newest>,
     merged: Vec<usize>,
     added: Vec<Entry>,
 }
 
 impl Writing<'_> {
-    /// Takes the entries of the table in the place of all others, as at a start. Nothing changes when it fails.
+    /// Where the block of a digest is, if its entry is here or flies.
+    pub(super) fn find(&self, digest: &Digest) -> Option<Place> {
+        if let Some((entries, _)) = &self.newest.flying
+            && let Ok(at) = entries.binary_search_by(|(other, _)| other.cmp(digest))
+        {
+            return Some(entries[at].1);
+        }
+        self.recent.find(digest)
+    }
+
+    /// Waits for the commit that flies and shows its entries to readers.
+    pub(super) fn land(&mut self) -> Result<(), BlocksError> {
+        if let Some((_, flight)) = &self.newest.flying {
+            // One that failed stays: the file has to be opened again, which is when the entries are read.
+            flight.wait().map_err(|error| BlocksError::from(redb::Error::Io(error)))?;
+            let landed = self.newest.flying.take();
+            self.recent.show(&[], &landed.map(|(entries, _)| entries).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for so many entries without a merge.
+    pub(super) fn has_room(&self, entries: usize) -> bool {
+        let flying = self.newest.flying.as_ref().map_or(0, |(entries, _)| entries.len());
+        self.recent.len() + flying + entries <= RECENT_MAX
+    }
+
+    /// Takes the entries of the table in the place of all others, as at a start. Nothing changes when it fails. A file that was
+    /// opened again has what landed, and nothing flies.
     pub(super) fn load(&mut self, table: &impl ReadableTable<(u8, u64), &'static [u8]>) -> Result<(), BlocksError> {
         let mut buckets: Vec<Bucket> = (0..BUCKETS).map(|_| Bucket::new()).collect();
         let mut next_piece = 0;
@@ -144,7 +210,7 @@ impl Writing<'_> {
                 buckets[bucket_of(&digest)].insert(digest, place.to_bytes());
             }
         }
-        *self.next_piece = next_piece;
+        *self.newest = Newest { next_piece, flying: None };
         self.recent.length.store(buckets.iter().map(Bucket::len).sum(), Ordering::Release);
         for (number, bucket) in buckets.into_iter().enumerate() {
             *self.recent.bucket_mut(number) = bucket;
@@ -153,7 +219,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Adds entries, in the order of their keys, and merges as much as they need room.
+    /// Adds entries, in the order of their keys, and merges as much as they need room; then nothing may fly.
     pub(super) fn add(&mut self, transaction: &WriteTransaction, entries: Vec<Entry>) -> Result<(), BlocksError> {
         while self.left() + entries.len() > RECENT_MAX {
             let Some(bucket) = self.fullest_left() else { break };
@@ -162,19 +228,21 @@ impl Writing<'_> {
         let mut table = transaction.open_table(RECENT)?;
         for entries in entries.chunk_by(|(left, _), (right, _)| bucket_of(left) == bucket_of(right)) {
             let [(first, _), ..] = entries else { continue };
-            let mut piece = table.insert_reserve((first[0] >> 2, *self.next_piece), entries.len() * ENTRY_BYTES)?;
+            let mut piece =
+                table.insert_reserve((first[0] >> 2, self.newest.next_piece), entries.len() * ENTRY_BYTES)?;
             for (bytes, (digest, place)) in piece.as_mut().chunks_exact_mut(ENTRY_BYTES).zip(entries) {
                 bytes[..DIGEST_BYTES].copy_from_slice(digest);
                 bytes[DIGEST_BYTES..].copy_from_slice(&place.to_bytes());
             }
         }
-        *self.next_piece += 1;
+        self.newest.next_piece += 1;
         self.added = entries;
         Ok(())
     }
 
     /// Merges a bucket into the index.
     pub(super) fn merge(&mut self, transaction: &WriteTransaction, bucket: usize) -> Result<(), BlocksError> {
+        debug_assert!(self.newest.flying.is_none(), "what flies isn't in the maps, and would be lost");
         let mut entries: Vec<(Digest, PlaceBytes)> =
             self.recent.bucket(bucket).iter().map(|(digest, place)| (*digest, *place)).collect();
         entries.sort_unstable_by_key(|(digest, _)| *digest);
@@ -191,21 +259,13 @@ impl Writing<'_> {
 
     /// Shows to readers what the transaction did, which has just been committed.
     pub(super) fn committed(self) {
-        let mut length = self.recent.len();
-        for bucket in &self.merged {
-            length -= std::mem::take(&mut *self.recent.bucket_mut(*bucket)).len();
-        }
-        for entries in self.added.chunk_by(|(left, _), (right, _)| bucket_of(left) == bucket_of(right)) {
-            let [(first, _), ..] = entries else { continue };
-            let mut bucket = self.recent.bucket_mut(bucket_of(first));
-            for (digest, place) in entries {
-                length += usize::from(bucket.insert(*digest, place.to_bytes()).is_none());
-            }
-        }
-        self.recent.length.store(length, Ordering::Release);
-        if !self.merged.is_empty() {
-            self.recent.epoch.fetch_add(1, Ordering::AcqRel);
-        }
+        self.recent.show(&self.merged, &self.added);
+    }
+
+    /// Keeps the entries until the transaction, which merged nothing, has landed.
+    pub(super) fn departed(mut self, flight: Flight) {
+        debug_assert!(self.merged.is_empty() && self.newest.flying.is_none());
+        self.newest.flying = Some((std::mem::take(&mut self.added), flight));
     }
 
     /// Entries that this transaction hasn't merged.

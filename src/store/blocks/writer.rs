@@ -2,6 +2,9 @@
 //!
 //! An idle thread commits a job at once. While it commits, jobs queue up, and all of them (up to [`COMMIT_BYTES_MAX`], more
 //! of small blocks) share the next commit. The queue is bounded in bytes: who submits more waits.
+//!
+//! A commit of large blocks may [fly](Flight): while the disk has it, the thread packs the next one, if there is enough for one. At most
+//! one flies, and its jobs are answered when it has landed.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -17,9 +20,10 @@ use super::guard::Ticket;
 use super::survey::{CheckedLinks, Survey};
 use super::whole::WholeDag;
 use crate::model::Block;
+use crate::store::disk::{self, Flight};
 
 /// Bytes of blocks after which a commit takes no further job, unless the blocks are small.
-const COMMIT_BYTES_MAX: usize = 16 * 1024 * 1024;
+const COMMIT_BYTES_MAX: usize = if cfg!(test) { 2 * 1024 * 1024 } else { 16 * 1024 * 1024 };
 
 /// The same for blocks of [`SMALL_BLOCK_BYTES`] or less on average. Hashes fall anywhere in the index, so each such block
 /// makes a commit write a page of it, and the more blocks share a commit, the more of them share a page.
@@ -27,6 +31,10 @@ const COMMIT_SMALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Blocks after which a commit takes no further job.
 const COMMIT_BLOCKS_MAX: usize = 65_536;
+
+/// Bytes of blocks from which on a commit may fly, and is packed while the one before it flies. A smaller one waits, so that what
+/// comes meanwhile shares its wait for the disk.
+const AHEAD_BYTES_MIN: usize = COMMIT_BYTES_MAX / 2;
 
 /// Up to this length, in bytes, a block costs a commit at least as much for its page of the index as for its data.
 const SMALL_BLOCK_BYTES: usize = 4096;
@@ -42,6 +50,8 @@ const BLOCK_OVERHEAD_BYTES: usize = 256;
 
 enum Message {
     Put(Job),
+    /// The flight with this number has landed.
+    Landed(u64),
     Stop,
 }
 
@@ -127,49 +137,123 @@ pub(super) fn start(
     let permits_max = u32::try_from(permits).unwrap_or(u32::MAX);
     let (messages, receiver) = mpsc::channel();
     let writer_file = Arc::clone(&file);
+    let committer =
+        Committer { file, messages: receiver, sender: messages.clone(), flying: None, flights: 0, has_flown: false };
     let thread = thread::Builder::new()
         .name("block-writer".into())
-        .spawn(move || run(&file, &receiver))
+        .spawn(move || committer.run())
         .map_err(|error| BlocksError::Storage(Arc::new(redb::Error::Io(error))))?;
     Ok((BlockWriter { messages, room: Arc::new(Semaphore::new(permits)), permits_max, file: writer_file }, thread))
 }
 
-fn run(file: &BlockFile, messages: &mpsc::Receiver<Message>) {
-    let mut stopping = false;
-    while !stopping {
-        let Ok(Message::Put(first)) = next(file, messages) else { break };
-        let mut group = Group::default();
-        group.add(first);
-        while group.has_room() {
-            match messages.try_recv() {
-                Ok(Message::Put(job)) => group.add(job),
-                Ok(Message::Stop) => {
-                    stopping = true;
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        group.commit(file);
-    }
-    // A job that slipped in behind the stop is dropped with the receiver, which answers it with `Closed`.
+/// Jobs whose commit flies.
+struct Flying {
+    group: Group,
+    flight: Flight,
+    number: u64,
 }
 
-/// Waits for the next message. Who has nothing else to do for a while tidies the index up, step by step, so that an idle
-/// store holds little in memory.
-fn next(file: &BlockFile, messages: &mpsc::Receiver<Message>) -> Result<Message, mpsc::RecvError> {
-    while file.has_to_settle() {
-        match messages.recv_timeout(IDLE_MIN) {
-            Ok(message) => return Ok(message),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(mpsc::RecvError),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
+/// The thread that commits.
+struct Committer {
+    file: Arc<BlockFile>,
+    messages: mpsc::Receiver<Message>,
+    /// Tells this thread itself that a flight has landed.
+    sender: mpsc::Sender<Message>,
+    flying: Option<Flying>,
+    /// How many there were.
+    flights: u64,
+    /// Whether there was one since the store was last idle.
+    has_flown: bool,
+}
+
+impl Committer {
+    fn run(mut self) {
+        let mut group = Group::default();
+        let mut is_stopping = false;
+        loop {
+            while group.has_room() && !is_stopping {
+                let Ok(message) = self.messages.try_recv() else { break };
+                self.take(message, &mut group, &mut is_stopping);
+            }
+            if self.flying.is_some() && !group.may_fly() {
+                if is_stopping {
+                    self.land();
+                } else if let Ok(message) = self.messages.recv() {
+                    self.take(message, &mut group, &mut is_stopping);
+                }
+            } else if !group.jobs.is_empty() {
+                self.commit(std::mem::take(&mut group));
+            } else if is_stopping {
+                break;
+            } else {
+                let Ok(message) = self.next() else { break };
+                self.take(message, &mut group, &mut is_stopping);
+            }
         }
-        if let Err(error) = file.settle_fullest() {
-            tracing::error!(%error, "the newest blocks can't be merged into the index");
-            break;
+        // A job that slipped in behind the stop is dropped with the receiver, which answers it with `Closed`.
+    }
+
+    fn take(&mut self, message: Message, group: &mut Group, is_stopping: &mut bool) {
+        match message {
+            Message::Put(job) => group.add(job),
+            Message::Landed(number) => {
+                if self.flying.as_ref().is_some_and(|flying| flying.number == number) {
+                    self.land();
+                }
+            }
+            Message::Stop => *is_stopping = true,
         }
     }
-    messages.recv()
+
+    /// Waits for the next message. Who has nothing else to do for a while gives memory back and tidies the index up, step by
+    /// step, so that an idle store holds little in memory.
+    fn next(&mut self) -> Result<Message, mpsc::RecvError> {
+        while self.has_flown || self.file.has_to_settle() {
+            match self.messages.recv_timeout(IDLE_MIN) {
+                Ok(message) => return Ok(message),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(mpsc::RecvError),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            if std::mem::take(&mut self.has_flown) {
+                disk::rest();
+                continue;
+            }
+            if let Err(error) = self.file.settle_fullest() {
+                tracing::error!(%error, "the newest blocks can't be merged into the index");
+                break;
+            }
+        }
+        self.messages.recv()
+    }
+
+    fn commit(&mut self, group: Group) {
+        let result = group.write(&self.file);
+        // It has landed, or will never: a commit waits for the one before it.
+        self.land();
+        match result {
+            Ok(Some(flight)) => {
+                self.flights += 1;
+                self.has_flown = true;
+                let (number, sender) = (self.flights, self.sender.clone());
+                flight.when_landed(move || {
+                    // The thread may have stopped.
+                    let _ = sender.send(Message::Landed(number));
+                });
+                self.flying = Some(Flying { group, flight, number });
+            }
+            Ok(None) => group.answer(&Ok(())),
+            Err(error) => group.answer(&Err(error)),
+        }
+    }
+
+    /// Waits for the commit that flies, if there is one, and answers its jobs.
+    fn land(&mut self) {
+        if let Some(Flying { group, flight, .. }) = self.flying.take() {
+            // A file that failed was perhaps opened again already, and then nothing flies in it.
+            let landed = flight.wait().map_err(|error| BlocksError::from(redb::Error::Io(error)));
+            group.answer(&self.file.land().and(landed));
+        }
+    }
 }
 
 /// Jobs that share a commit.
@@ -188,14 +272,26 @@ impl Group {
     }
 
     fn has_room(&self) -> bool {
-        let is_small = self.bytes <= self.blocks * SMALL_BLOCK_BYTES;
-        let bytes_max = if is_small { COMMIT_SMALL_BYTES_MAX } else { COMMIT_BYTES_MAX };
+        let bytes_max = if self.is_small() { COMMIT_SMALL_BYTES_MAX } else { COMMIT_BYTES_MAX };
         self.bytes < bytes_max && self.blocks < COMMIT_BLOCKS_MAX
     }
 
-    fn commit(self, file: &BlockFile) {
-        let result = self.write(file);
-        match &result {
+    /// Whether it is worth a flight. Small blocks are better off together.
+    fn may_fly(&self) -> bool {
+        self.bytes >= AHEAD_BYTES_MIN && !self.is_small()
+    }
+
+    fn is_small(&self) -> bool {
+        self.bytes <= self.blocks * SMALL_BLOCK_BYTES
+    }
+
+    fn write(&self, file: &BlockFile) -> Result<Option<Flight>, BlocksError> {
+        let blocks: Vec<&Block> = self.jobs.iter().flat_map(|job| &job.blocks).collect();
+        file.append(&blocks, self.may_fly())
+    }
+
+    fn answer(self, result: &Result<(), BlocksError>) {
+        match result {
             // Each waiting pin says so, and the log has it once.
             Ok(()) | Err(BlocksError::NoSpace(_)) => {}
             Err(error) => tracing::error!("{} blocks could not be stored: {error}", self.blocks),
@@ -204,10 +300,5 @@ impl Group {
             // Nobody may be waiting any more; the blocks are stored all the same.
             let _ = job.reply.send(result.clone());
         }
-    }
-
-    fn write(&self, file: &BlockFile) -> Result<(), BlocksError> {
-        let blocks: Vec<&Block> = self.jobs.iter().flat_map(|job| &job.blocks).collect();
-        file.append(&blocks)
     }
 }

@@ -9,13 +9,21 @@ use std::fs::File;
 use std::io;
 #[cfg(target_os = "linux")]
 use std::io::IoSlice;
+#[cfg(target_os = "linux")]
+use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
 
 use crate::store::blocks::SEGMENT_BYTES;
+
+/// What is asked of the disk at once, in bytes: while redb copies one part, the next is on its way.
+#[cfg(target_os = "linux")]
+const AHEAD_PART_BYTES: u64 = 128 * 1024;
 
 thread_local! {
     /// Bytes that this thread is about to read from one segment on; 0 when that is all.
@@ -41,6 +49,11 @@ pub(in crate::store) trait DiskFile: StorageBackend {
     fn write_run(&self, offset: u64, pages: &[&[u8]]) -> io::Result<()> {
         if pages.is_empty() { Ok(()) } else { self.write(offset, &pages.concat()) }
     }
+
+    /// The same for whole segments that are aligned, in memory and in the file, to what disks demand.
+    fn write_aligned_run(&self, offset: u64, pages: &[&[u8]]) -> io::Result<()> {
+        self.write_run(offset, pages)
+    }
 }
 
 /// A file on the disk.
@@ -50,6 +63,12 @@ pub(super) struct SystemFile {
     /// The same file, for what redb's backend doesn't offer.
     #[cfg(target_os = "linux")]
     file: File,
+    /// The same file, past the page cache; without the flag where the file system doesn't offer that.
+    #[cfg(target_os = "linux")]
+    direct: Option<File>,
+    /// Whether a write past the page cache was refused.
+    #[cfg(target_os = "linux")]
+    is_refused: AtomicBool,
 }
 
 impl SystemFile {
@@ -63,6 +82,10 @@ impl SystemFile {
         Ok(Self {
             #[cfg(target_os = "linux")]
             file: file.try_clone()?,
+            #[cfg(target_os = "linux")]
+            direct: open_direct(path),
+            #[cfg(target_os = "linux")]
+            is_refused: AtomicBool::new(false),
             backend: FileBackend::new(file)?,
         })
     }
@@ -72,10 +95,16 @@ impl SystemFile {
     fn begin_reading(&self, offset: u64, length: usize) {
         // Shorter reads are of the trees above the segments.
         if length >= SEGMENT_BYTES
-            && let Some(bytes) = std::num::NonZeroU64::new(AHEAD_BYTES.replace(0))
+            && let Some(bytes) = NonZeroU64::new(AHEAD_BYTES.replace(0))
         {
-            // This is advice: without it, reading is only slower.
-            let _ = rustix::fs::fadvise(&self.file, offset, Some(bytes), rustix::fs::Advice::WillNeed);
+            let end = offset + bytes.get();
+            let mut part = offset;
+            while part < end {
+                let length = AHEAD_PART_BYTES.min(end - part);
+                // This is advice: without it, reading is only slower.
+                let _ = rustix::fs::fadvise(&self.file, part, NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
+                part += length;
+            }
         }
     }
 
@@ -136,20 +165,52 @@ impl StorageBackend for SystemFile {
 
 impl DiskFile for SystemFile {
     #[cfg(target_os = "linux")]
-    fn write_run(&self, mut offset: u64, pages: &[&[u8]]) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> = pages.iter().map(|page| IoSlice::new(page)).collect();
-        let mut rest = &mut slices[..];
-        while !rest.is_empty() {
-            match rustix::io::pwritev(&self.file, rest, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    offset += count as u64;
-                    IoSlice::advance_slices(&mut rest, count);
+    fn write_run(&self, offset: u64, pages: &[&[u8]]) -> io::Result<()> {
+        Ok(write_all(&self.file, offset, pages)?)
+    }
+
+    /// Past the page cache: what is written in bulk isn't read soon, and the kernel spends more on finding memory for it than
+    /// on writing it.
+    #[cfg(target_os = "linux")]
+    fn write_aligned_run(&self, offset: u64, pages: &[&[u8]]) -> io::Result<()> {
+        if let Some(direct) = &self.direct
+            && !self.is_refused.load(Ordering::Relaxed)
+        {
+            match write_all(direct, offset, pages) {
+                // A file system may say only now that it can't, or want another alignment.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                    self.is_refused.store(true, Ordering::Relaxed);
                 }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+                outcome => return Ok(outcome?),
             }
         }
-        Ok(())
+        self.write_run(offset, pages)
     }
+}
+
+/// Opens the file at `path` for writes past the page cache, if the file system offers that.
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flag = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
+    File::options().write(true).custom_flags(flag).open(path).ok()
+}
+
+#[cfg(target_os = "linux")]
+fn write_all(file: &File, mut offset: u64, pages: &[&[u8]]) -> Result<(), rustix::io::Errno> {
+    let mut slices: Vec<IoSlice<'_>> = pages.iter().map(|page| IoSlice::new(page)).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        match rustix::io::pwritev(file, rest, offset) {
+            // A disk always takes something, or says why it doesn't.
+            Ok(0) => return Err(rustix::io::Errno::IO),
+            Ok(count) => {
+                offset += count as u64;
+                IoSlice::advance_slices(&mut rest, count);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

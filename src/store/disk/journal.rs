@@ -14,12 +14,12 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use multihash_codetable::{Code, MultihashDigest};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
+use super::memory::Page;
 use crate::store::database;
 
 /// The length of the journal. Each time that it is full, the file itself has to be waited for.
@@ -294,7 +294,7 @@ impl Journal {
 
     /// Appends the pages of a commit, with the header of `file` among them; they are durable when this returns. `false` when
     /// it can't take them.
-    pub(super) fn append(&mut self, pages: &BTreeMap<u64, Arc<[u8]>>, file: &dyn StorageBackend) -> io::Result<bool> {
+    pub(super) fn append(&mut self, pages: &BTreeMap<u64, Page>, file: &dyn StorageBackend) -> io::Result<bool> {
         let (Some(journal), Some(header)) = (&self.file, pages.get(&0)) else { return Ok(false) };
         let pages_bytes: usize = pages.values().map(|page| PAGE_HEAD_BYTES + page.len()).sum();
         let body_bytes = header.len() + pages_bytes;

@@ -5,23 +5,31 @@
 //!
 //! - Pages are *held* in memory until redb waits for them, and then written in the order of the file, neighbours
 //!   together. redb itself writes them one by one in no order, which costs the kernel more than twice as much. Whole segments
-//!   of a commit that is too large for the journal aren't held: at their length, the order matters less than another copy.
+//!   of a commit that is too large for the journal aren't held, unless it flies: at their length, the order matters less
+//!   than another copy.
 //! - The pages and the header of a small commit go into a [`journal`] together, whole or not at all. Then one wait is enough; in the
 //!   file they are written as well, and become durable there at leisure. What the journal has is written again when the file
 //!   is opened after a crash.
+//! - A large commit made by [`commit_ahead`] [flies](flight): redb goes on while another thread writes it and waits for the
+//!   disk. Nothing that comes later touches the file before it has landed.
 //!
-//! What redb relies on stays as it was: nothing of a commit is found after a crash unless all of it is, and a commit that
-//! has returned is found. Nothing is journalled unless it is committed by [`commit`]; whatever else waits for the disk gets what it asks for.
+//! What redb relies on stays as it was: nothing of a commit is found after a crash unless all of it is and all before it, and
+//! one that has returned, and landed, is found. Nothing is journalled or flies unless it is committed by [`commit`] or
+//! [`commit_ahead`]; whatever else waits for the disk gets what it asks for.
 
 mod file;
+mod flight;
+#[cfg(test)]
+mod flight_tests;
 mod journal;
+mod memory;
+mod pages;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::ops::{Bound, RangeFrom};
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -30,14 +38,17 @@ use redb::{BackendError, CommitError, DatabaseError, StorageBackend, StorageErro
 use crate::store::blocks::SEGMENT_BYTES;
 use file::SystemFile;
 pub(super) use file::{DiskFile, read_ahead};
+pub(super) use flight::Flight;
+#[cfg(test)]
+pub(super) use flight::STARTED as FLIGHTS_STARTED;
 use journal::{Journal, JournalPath, RECORD_BYTES_MAX};
 pub(super) use journal::{JournalFile, remove_journal};
+pub(super) use memory::rest;
+use memory::{ALIGNMENT, Page};
+use pages::{Layers, Pages};
 
 /// Bytes of pages that are held at most: a whole commit of large blocks, with what it changes in the trees.
 const HELD_BYTES_MAX: usize = 24 * 1024 * 1024;
-
-/// Pages that are written at once at most: no system takes fewer.
-const RUN_PAGES_MAX: usize = 64;
 
 /// Room for what redb writes between the two waits of a commit: its header.
 const HEADER_BYTES_MAX: usize = 4096;
@@ -49,47 +60,65 @@ enum Commit {
     None,
     /// It hasn't waited for the disk yet.
     Begun,
+    /// The same, of one that may fly.
+    BegunAhead,
     /// It has waited once, and got the promise that nothing of what comes is durable before what came.
     Ordered,
+    /// The same, of one that will fly.
+    OrderedAhead,
     /// What it has written is durable.
     Durable,
+    /// What it has written will be durable when it has landed.
+    Flying,
+}
+
+impl Commit {
+    fn is_ahead(self) -> bool {
+        matches!(self, Self::BegunAhead | Self::OrderedAhead)
+    }
 }
 
 thread_local! {
     static COMMIT: Cell<Commit> = const { Cell::new(Commit::None) };
+    /// The flight that this thread's commit has begun.
+    static DEPARTED: RefCell<Option<Flight>> = const { RefCell::new(None) };
 }
 
 /// Commits a transaction of a database on a [`Disk`]. It has to be one with quick repair, which waits for the disk twice.
 pub(super) fn commit(transaction: WriteTransaction) -> Result<(), CommitError> {
+    commit_from(Commit::Begun, transaction).map(drop)
+}
+
+/// The same, but a large commit may still be on its way when this returns. redb shows to readers what it did; nobody may rely
+/// on that before it has landed. Waits for the flight before it.
+pub(super) fn commit_ahead(transaction: WriteTransaction) -> Result<Option<Flight>, CommitError> {
+    commit_from(Commit::BegunAhead, transaction)
+}
+
+fn commit_from(begun: Commit, transaction: WriteTransaction) -> Result<Option<Flight>, CommitError> {
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
             COMMIT.set(Commit::None);
+            DEPARTED.take();
         }
     }
     let _reset = Reset;
-    COMMIT.set(Commit::Begun);
+    COMMIT.set(begun);
     transaction.commit()?;
-    if COMMIT.get() == Commit::Ordered {
+    if matches!(COMMIT.get(), Commit::Ordered | Commit::OrderedAhead) {
         return Err(StorageError::Io(io::Error::other("a commit has waited for the disk only once")).into());
     }
-    Ok(())
+    Ok(DEPARTED.take())
 }
 
 /// A file with its journal.
 #[derive(Debug)]
 pub(super) struct Disk {
-    file: Box<dyn DiskFile>,
-    pages: RwLock<Pages>,
+    file: Arc<dyn DiskFile>,
+    layers: Arc<RwLock<Layers>>,
     /// Held by who writes, and never waited for by who reads.
     writing: Mutex<Writing>,
-}
-
-/// Pages that aren't in the file yet, by their offsets. No two of them overlap.
-#[derive(Debug, Default)]
-struct Pages {
-    pages: BTreeMap<u64, Arc<[u8]>>,
-    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -99,6 +128,8 @@ struct Writing {
     is_unsynced: bool,
     /// Whether the pages that are held have to be durable before any that come.
     has_barrier: bool,
+    /// The last commit that flew, until somebody has seen that it landed. One that failed stays, so that all else fails too.
+    flight: Option<Flight>,
 }
 
 impl Disk {
@@ -111,49 +142,56 @@ impl Disk {
     /// A file with what its journal has.
     pub(super) fn new(file: Box<dyn DiskFile>, journal: Box<dyn JournalFile>) -> io::Result<Self> {
         let journal = Journal::recover(journal, &*file)?;
-        let writing = Writing { journal, is_unsynced: true, has_barrier: false };
-        Ok(Self { file, pages: RwLock::default(), writing: Mutex::new(writing) })
+        let writing = Writing { journal, is_unsynced: true, has_barrier: false, flight: None };
+        Ok(Self { file: file.into(), layers: Arc::default(), writing: Mutex::new(writing) })
     }
 
-    fn pages(&self) -> RwLockReadGuard<'_, Pages> {
-        self.pages.read().unwrap_or_else(PoisonError::into_inner)
+    fn layers(&self) -> RwLockReadGuard<'_, Layers> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pages_mut(&self) -> RwLockWriteGuard<'_, Pages> {
-        self.pages.write().unwrap_or_else(PoisonError::into_inner)
+    fn layers_mut(&self) -> RwLockWriteGuard<'_, Layers> {
+        self.layers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writing(&self) -> MutexGuard<'_, Writing> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what is held of `part` into the file, where who reads still finds it in memory.
-    fn write_pages(&self, part: RangeFrom<u64>) -> io::Result<()> {
-        let pages = self.pages();
-        let mut run: Vec<&[u8]> = Vec::new();
-        let (mut start, mut end) = (0, 0);
-        for (&offset, page) in pages.pages.range(part) {
-            if offset != end || run.len() == RUN_PAGES_MAX {
-                self.file.write_run(start, &run)?;
-                run.clear();
-                start = offset;
-            }
-            run.push(page);
-            end = offset + page.len() as u64;
+    /// Waits for the commit that flies. To be called by all that touch the file.
+    fn land(&self, writing: &mut Writing) -> io::Result<()> {
+        if let Some(flight) = &writing.flight {
+            flight.wait()?;
+            writing.flight = None;
+            // Nobody has touched the file since it departed.
+            writing.is_unsynced = false;
         }
-        self.file.write_run(start, &run)
+        Ok(())
     }
 
-    /// Writes what is held into the file, past the journal.
-    fn write_past_journal(&self, writing: &mut Writing) -> io::Result<()> {
+    /// Empties the journal before the file is written in ways that it doesn't know.
+    fn empty_journal(&self, writing: &mut Writing) -> io::Result<()> {
         if !writing.journal.is_empty() {
             // It must not be written over what comes now.
             self.file.sync_data()?;
             writing.journal.clear()?;
         }
         writing.is_unsynced = true;
-        self.write_pages(0..)?;
-        *self.pages_mut() = Pages::default();
+        Ok(())
+    }
+
+    /// Writes what is held into the file, past the journal.
+    fn write_past_journal(&self, writing: &mut Writing) -> io::Result<()> {
+        self.empty_journal(writing)?;
+        let ordered = Arc::clone(&self.layers().ordered);
+        if !ordered.is_empty() {
+            // A commit that wanted to fly has something else to write first.
+            ordered.write(&*self.file, 0..)?;
+            self.file.sync_data()?;
+            self.layers_mut().ordered = Arc::default();
+        }
+        self.layers().held.write(&*self.file, 0..)?;
+        self.layers_mut().held = Pages::default();
         Ok(())
     }
 
@@ -168,60 +206,40 @@ impl Disk {
 
     /// Before the file is changed in a way that the journal doesn't know.
     fn leave_journal(&self, writing: &mut Writing) -> io::Result<()> {
+        self.land(writing)?;
         if writing.has_barrier {
             self.sync(writing)?;
         }
         self.write_past_journal(writing)
     }
 
+    /// Lets a commit begin its flight, of which all but the header that is held was ordered.
+    fn depart(&self, writing: &mut Writing) {
+        {
+            let mut layers = self.layers_mut();
+            let header = std::mem::take(&mut layers.held);
+            layers.flying = [std::mem::take(&mut layers.ordered), Arc::new(header)];
+        }
+        let flight = Flight::start(Arc::clone(&self.file), Arc::clone(&self.layers));
+        writing.flight = Some(flight.clone());
+        DEPARTED.set(Some(flight));
+    }
+
     /// Makes a small commit durable in the journal, if it can be; `false` when nothing of it is there.
     fn write_to_journal(&self, writing: &mut Writing) -> io::Result<bool> {
         // All but the header goes into the file first, into pages that no earlier commit uses: a disk that is full says so
         // before the commit is one.
-        self.write_pages(1..)?;
-        if !writing.journal.append(&self.pages().pages, &*self.file)? {
+        self.layers().held.write(&*self.file, 1..)?;
+        if !writing.journal.append(&self.layers().held.pages, &*self.file)? {
             writing.is_unsynced = true;
             return Ok(false);
         }
         writing.has_barrier = false;
-        if let Some(header) = self.pages().pages.get(&0) {
+        if let Some(header) = self.layers().held.pages.get(&0) {
             self.file.write(0, header)?;
         }
-        *self.pages_mut() = Pages::default();
+        self.layers_mut().held = Pages::default();
         Ok(true)
-    }
-}
-
-impl Pages {
-    /// Those that lie in or over `length` bytes from `offset` on.
-    fn overlapping(&self, offset: u64, length: usize) -> impl Iterator<Item = (u64, &Arc<[u8]>)> {
-        let end = offset + length as u64;
-        let before = self.pages.range(..offset).next_back();
-        let before = before.filter(|(start, page)| *start + page.len() as u64 > offset);
-        before.into_iter().chain(self.pages.range(offset..end)).map(|(start, page)| (*start, page))
-    }
-
-    /// Whether the page with these bounds would lie over another one in part.
-    fn would_tear(&self, offset: u64, length: usize) -> bool {
-        self.overlapping(offset, length).any(|(start, page)| start != offset || page.len() != length)
-    }
-
-    fn insert(&mut self, offset: u64, page: &[u8]) {
-        self.bytes += page.len();
-        if let Some(before) = self.pages.insert(offset, page.into()) {
-            self.bytes -= before.len();
-        }
-    }
-
-    /// Puts what is held of `length` bytes from `offset` on into `out`.
-    fn overlay(&self, offset: u64, out: &mut [u8]) {
-        for (start, page) in self.overlapping(offset, out.len()) {
-            let from = start.max(offset);
-            let to = (start + page.len() as u64).min(offset + out.len() as u64);
-            let inside = |position: u64, base: u64| usize::try_from(position - base).unwrap_or(usize::MAX);
-            out[inside(from, offset)..inside(to, offset)]
-                .copy_from_slice(&page[inside(from, start)..inside(to, start)]);
-        }
     }
 }
 
@@ -231,21 +249,13 @@ impl StorageBackend for Disk {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        let pages = self.pages();
-        if pages.overlapping(offset, out.len()).next().is_none() {
-            drop(pages);
-            return self.file.read(offset, out);
+        let layers = self.layers();
+        if layers.touches(offset, out.len()) {
+            // Pages stay in memory until they are in the file, so nothing is missed.
+            return layers.read(offset, out, |out| self.file.read(offset, out));
         }
-        // The pages stay held until they are in the file, so nothing is missed; one that covers everything needs no file.
-        if let Some(page) = pages.pages.get(&offset)
-            && let Some(whole) = page.get(..out.len())
-        {
-            out.copy_from_slice(whole);
-            return Ok(());
-        }
-        self.file.read(offset, out)?;
-        pages.overlay(offset, out);
-        Ok(())
+        drop(layers);
+        self.file.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
@@ -257,9 +267,17 @@ impl StorageBackend for Disk {
     fn sync_data(&self) -> Result<(), io::Error> {
         let mut writing = self.writing();
         let commit = COMMIT.get();
-        let is_small = self.pages().bytes + HEADER_BYTES_MAX <= RECORD_BYTES_MAX;
-        if commit != Commit::None && is_small && !writing.is_unsynced && writing.journal.is_available() {
-            if commit == Commit::Begun {
+        if commit == Commit::OrderedAhead {
+            self.depart(&mut writing);
+            COMMIT.set(Commit::Flying);
+            return Ok(());
+        }
+        self.land(&mut writing)?;
+        let is_small = self.layers().held.bytes + HEADER_BYTES_MAX <= RECORD_BYTES_MAX;
+        // Not the header of a commit that went past the journal: emptying the journal again costs the next one two waits more.
+        let may_be_journalled = !matches!(commit, Commit::None | Commit::Durable);
+        if may_be_journalled && is_small && !writing.is_unsynced && writing.journal.is_available() {
+            if matches!(commit, Commit::Begun | Commit::BegunAhead) {
                 writing.has_barrier = true;
                 COMMIT.set(Commit::Ordered);
                 return Ok(());
@@ -268,6 +286,13 @@ impl StorageBackend for Disk {
                 COMMIT.set(Commit::Durable);
                 return Ok(());
             }
+        }
+        if commit == Commit::BegunAhead && !writing.has_barrier && self.layers().ordered.is_empty() {
+            self.empty_journal(&mut writing)?;
+            let mut layers = self.layers_mut();
+            layers.ordered = Arc::new(std::mem::take(&mut layers.held));
+            COMMIT.set(Commit::OrderedAhead);
+            return Ok(());
         }
         self.sync(&mut writing)?;
         if commit != Commit::None {
@@ -278,28 +303,36 @@ impl StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         let mut writing = self.writing();
+        let is_ahead = COMMIT.get().is_ahead();
+        if !is_ahead {
+            self.land(&mut writing)?;
+        }
         let (is_torn, is_held, bytes) = {
-            let pages = self.pages();
-            let is_held = pages.pages.contains_key(&offset);
-            (pages.would_tear(offset, data.len()), is_held, pages.bytes + data.len())
+            let layers = self.layers();
+            let held = &layers.held;
+            let is_held = held.pages.contains_key(&offset);
+            (held.would_tear(offset, data.len()), is_held, held.bytes + data.len())
         };
         let is_past_barrier = writing.has_barrier && bytes > RECORD_BYTES_MAX;
         // The journal can't take this commit any more.
         let is_past_journal = writing.is_unsynced || bytes > RECORD_BYTES_MAX;
-        let is_direct = is_past_journal && data.len() >= SEGMENT_BYTES;
+        let is_direct = is_past_journal && !is_ahead && data.len() >= SEGMENT_BYTES;
         if is_torn || is_past_barrier || bytes > HELD_BYTES_MAX || (is_direct && (is_held || !writing.is_unsynced)) {
             self.leave_journal(&mut writing)?;
         }
         if is_direct {
             return self.file.write(offset, data);
         }
-        self.pages_mut().insert(offset, data);
+        let can_be_aligned = is_ahead && offset.is_multiple_of(ALIGNMENT as u64);
+        let page = if can_be_aligned { Page::aligned(data) } else { data.into() };
+        self.layers_mut().held.insert(offset, page);
         Ok(())
     }
 
     fn close(&self) -> Result<(), io::Error> {
-        // What is held was never waited for, so nobody relies on it.
-        self.file.close()
+        // What is held was never waited for, so nobody relies on it. What flies holds the file open.
+        let landed = self.land(&mut self.writing());
+        self.file.close().and(landed)
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
@@ -324,5 +357,12 @@ impl StorageBackend for Disk {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.file.query_lock_range(start, end)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Who opens the file next must not meet somebody who still writes to it. An error was the answer to who waited.
+        let _ = self.land(&mut self.writing());
     }
 }

@@ -1,5 +1,6 @@
 //! What a disk with its journal gives to redb, on files in memory.
 
+use std::sync::Condvar;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("table");
 
 /// A file in memory that counts what it is asked.
 #[derive(Debug, Clone, Default)]
-struct Memory(Arc<Shared>);
+pub(super) struct Memory(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -24,6 +25,15 @@ struct Shared {
     writes: AtomicU64,
     syncs: AtomicU64,
     is_full: AtomicBool,
+    gate: Mutex<Gate>,
+    gate_moved: Condvar,
+}
+
+/// What holds up who waits for the disk.
+#[derive(Debug, Default)]
+struct Gate {
+    is_closed: bool,
+    waiting: usize,
 }
 
 impl Memory {
@@ -35,12 +45,42 @@ impl Memory {
         self.0.syncs.load(Ordering::Acquire)
     }
 
-    fn set_full(&self, is_full: bool) {
+    pub(super) fn writes(&self) -> u64 {
+        self.0.writes.load(Ordering::Acquire)
+    }
+
+    /// From now on, who waits for the disk waits.
+    pub(super) fn close_gate(&self) {
+        self.0.gate.lock().unwrap().is_closed = true;
+    }
+
+    pub(super) fn open_gate(&self) {
+        self.0.gate.lock().unwrap().is_closed = false;
+        self.0.gate_moved.notify_all();
+    }
+
+    /// Returns when somebody waits for the disk behind the gate.
+    pub(super) fn wait_at_gate(&self) {
+        let gate = self.0.gate.lock().unwrap();
+        drop(self.0.gate_moved.wait_while(gate, |gate| gate.waiting == 0).unwrap());
+    }
+
+    fn pass_gate(&self) {
+        let mut gate = self.0.gate.lock().unwrap();
+        if gate.is_closed {
+            gate.waiting += 1;
+            self.0.gate_moved.notify_all();
+            gate = self.0.gate_moved.wait_while(gate, |gate| gate.is_closed).unwrap();
+            gate.waiting -= 1;
+        }
+    }
+
+    pub(super) fn set_full(&self, is_full: bool) {
         self.0.is_full.store(is_full, Ordering::Release);
     }
 
     /// Another file with the same bytes.
-    fn copied(&self) -> Self {
+    pub(super) fn copied(&self) -> Self {
         let copy = Self::default();
         copy.bytes().clone_from(&self.bytes());
         copy
@@ -66,6 +106,7 @@ impl StorageBackend for Memory {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.syncs.fetch_add(1, Ordering::AcqRel);
+        self.pass_gate();
         Ok(())
     }
 
@@ -97,25 +138,30 @@ impl JournalFile for Memory {
     }
 }
 
-fn open(file: &Memory, journal: &Memory) -> Database {
+pub(super) fn open(file: &Memory, journal: &Memory) -> Database {
     let disk = Disk::new(Box::new(file.clone()), Box::new(journal.clone())).unwrap();
     let builder = &mut Builder::new();
     builder.set_repair_callback(redb::RepairSession::abort).create_with_backend(disk).unwrap()
 }
 
-fn put(database: &Database, key: u64, value: &[u8]) -> Result<(), redb::Error> {
-    let transaction = begin_write(database)?;
+pub(super) fn insert(transaction: &WriteTransaction, key: u64, value: &[u8]) -> Result<(), redb::Error> {
     transaction.open_table(TABLE)?.insert(key, value)?;
+    Ok(())
+}
+
+pub(super) fn put(database: &Database, key: u64, value: &[u8]) -> Result<(), redb::Error> {
+    let transaction = begin_write(database)?;
+    insert(&transaction, key, value)?;
     Ok(commit(transaction)?)
 }
 
-fn get(database: &Database, key: u64) -> Option<Vec<u8>> {
+pub(super) fn get(database: &Database, key: u64) -> Option<Vec<u8>> {
     let table = database.begin_read().unwrap().open_table(TABLE).unwrap();
     table.get(key).unwrap().map(|value| value.value().to_vec())
 }
 
 /// Numbers below a bound; the same ones for the same seed.
-fn random() -> impl FnMut(usize) -> usize {
+pub(super) fn random() -> impl FnMut(usize) -> usize {
     let seed: u64 = std::env::var("PINNACE_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("PINNACE_TEST_SEED={seed}");
     let mut state = seed;
@@ -125,7 +171,7 @@ fn random() -> impl FnMut(usize) -> usize {
     }
 }
 
-fn byte(next: &mut impl FnMut(usize) -> usize) -> u8 {
+pub(super) fn byte(next: &mut impl FnMut(usize) -> usize) -> u8 {
     u8::try_from(next(256)).unwrap()
 }
 
