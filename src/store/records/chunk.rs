@@ -117,7 +117,7 @@ impl Chunk {
         let len: u32 = self.words.iter().map(|word| word.count_ones()).sum();
         let len = u16::try_from(len).ok().filter(|len| *len > 0)?;
         let (listed_bytes, runs_bytes) = (2 * usize::from(len), 4 * self.runs_len());
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::with_capacity(3 + listed_bytes.min(runs_bytes).min(8 * WORDS));
         if listed_bytes <= runs_bytes.min(BYTES_MAX_UNLESS_BITS) {
             bytes.push(LISTED);
             self.lows().for_each(|low| bytes.extend(low.to_le_bytes()));

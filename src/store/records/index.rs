@@ -164,8 +164,10 @@ fn digest(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
 pub(super) fn split(ordinal: u64) -> Result<(u32, u16), RecordsError> {
     // An account may make a pin each millisecond, so this lasts for thousands of years.
     let ordinals = u64::from(chunk::ORDINALS);
-    let chunk = u32::try_from(ordinal / ordinals).map_err(|_| unreadable("an ordinal is too large"))?;
-    Ok((chunk, (ordinal % ordinals) as u16))
+    match (u32::try_from(ordinal / ordinals), u16::try_from(ordinal % ordinals)) {
+        (Ok(chunk), Ok(low)) => Ok((chunk, low)),
+        _ => Err(unreadable("an ordinal is too large")),
+    }
 }
 
 /// The ordinal of [`split`].
@@ -381,5 +383,7 @@ mod tests {
             assert_eq!(join(chunk, low.into()), ordinal);
         }
         assert!(split(end).is_err());
+        // A search for a part of a name relies on it.
+        assert_eq!(names::split(join(1, 0)).1, 0, "a group of names reaches into another chunk");
     }
 }

@@ -446,8 +446,10 @@ fn search_chunk(
     let start = index::join(chunk, 0);
     let mut run = |group: u64, bytes: &[u8]| {
         search.run(bytes, |low| {
-            // No group reaches into another chunk, so it is always one.
-            found.insert((names::join(group, low) - start) as u32);
+            // No group reaches into another chunk, so there is always one.
+            if let Ok(low) = u32::try_from(names::join(group, low) - start) {
+                found.insert(low);
+            }
         })
     };
     if candidates.len() < (last - first) / GROUPS_SKIPPED_MIN {
