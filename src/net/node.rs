@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 
 use self::peering::Kept;
 use self::reach::Reaching;
+use self::water::Connected;
 use super::bandwidth::Bandwidth;
 use super::behaviour::{self, Behaviour, BehaviourEvent, Bitswap};
 use super::crowding::Crowding;
@@ -51,6 +52,10 @@ use crate::store::blocks::BlockReader;
 
 /// How long a connection stays that neither side needs. Coming back costs a handshake; staying costs some memory.
 const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// The wait between two pings. They find connections over TCP that are dead, and each takes a stream of its own with many peers, as the
+/// Go library waits no longer than 10 s for the next; QUIC finds dead connections by itself. Two in a row have to fail.
+const PING_EVERY: Duration = Duration::from_mins(1);
 
 /// How often connections that nobody needs are looked for.
 const TICK: Duration = Duration::from_secs(5);
@@ -184,8 +189,9 @@ impl Node {
             lookups: dht::Queries::default(),
             entrances: dht::Entrances::new(&options.bootstrap),
             peering: Kept::all(&options.peering, Instant::now()),
-            connected_since: HashMap::new(),
+            connected: Connected::default(),
             connections_max: options.connections_max,
+            quiet_connections_max: options.quiet_connections_max,
             reaching,
             servers_file,
             servers_saved_at: Instant::now(),
@@ -240,7 +246,7 @@ fn build_swarm(
             options.memory_max.as_u64(),
         ),
         identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping::Config::default()),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
         bitswap: Bitswap::default(),
         dht: dht::behaviour(keypair.public().to_peer_id(), has_dht).into(),
         streams: libp2p_stream::Behaviour::new(),
@@ -343,9 +349,9 @@ struct EventLoop {
     entrances: dht::Entrances,
     /// Peers that the operator wants to be connected with.
     peering: Vec<Kept>,
-    /// Every connected peer, and since when it is.
-    connected_since: HashMap<PeerId, Instant>,
+    connected: Connected,
     connections_max: u32,
+    quiet_connections_max: u32,
     reaching: Reaching,
     servers_file: Option<PathBuf>,
     servers_saved_at: Instant,
@@ -734,11 +740,12 @@ impl EventLoop {
     }
 
     fn is_needed(&self, number: PeerNumber, peer: &PeerId) -> bool {
-        self.protected.contains_key(peer)
-            || self.is_kept(peer)
-            || self.is_our_relay(peer)
-            || self.wants.wants_of(number)
-            || self.server.wanted_by(number)
+        self.is_wanted(peer) || self.wants.wants_of(number) || self.server.wanted_by(number)
+    }
+
+    /// Whether it is needed apart from the blocks that either side asks for.
+    fn is_wanted(&self, peer: &PeerId) -> bool {
+        self.protected.contains_key(peer) || self.is_kept(peer) || self.is_relay_in_use(peer)
     }
 
     fn handle_tick(&mut self) {
@@ -746,7 +753,7 @@ impl EventLoop {
         self.keep_servers();
         self.keep_peering();
         self.keep_reached();
-        self.keep_below_high_water();
+        self.end_unneeded();
         for number in std::mem::take(&mut self.idle) {
             let Some(peer) = self.peers.get(&number).copied() else { continue };
             if !self.is_needed(number, &peer) {
