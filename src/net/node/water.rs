@@ -27,7 +27,7 @@ const QUIET_MIN: Duration = IDLE_MAX;
 /// 5 s. Few others come back by chance.
 const RETURN_MAX: Duration = Duration::from_secs(20);
 
-/// So long its connection isn't ended for being quiet: making it anew costs as much as keeping it for half an hour.
+/// So long its connection isn't ended for being quiet: making it anew costs about as much as keeping it for half an hour.
 const STAY: Duration = Duration::from_hours(1);
 
 /// A peer that is connected.
