@@ -54,6 +54,9 @@ use crate::store::blocks::BlockReader;
 /// How long a connection stays that neither side needs. Coming back costs a handshake; staying costs some memory.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 
+/// How often connected peers are asked again who they are. They tell by themselves when that changes, as Kubo does, so this is for others.
+const IDENTIFY_EVERY: Duration = Duration::from_hours(1);
+
 /// How often connections that nobody needs are looked for.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -224,6 +227,7 @@ fn build_swarm(
 ) -> Swarm<Behaviour> {
     let identify = identify::Config::new("ipfs/0.1.0".into(), keypair.public())
         .with_agent_version(concat!("pinnace/", env!("CARGO_PKG_VERSION")).into())
+        .with_interval(IDENTIFY_EVERY)
         // Without this, identify tells the whole world our private addresses.
         .with_hide_listen_addrs(matches!(profile, Profile::Public))
         // Peers that are connected already learn where we are reached, too.
