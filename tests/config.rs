@@ -64,6 +64,7 @@ fn the_defaults_are_complete() {
     assert!(config.network.external.is_empty());
     assert_eq!(config.network.profile, ProfileChoice::Auto);
     assert_eq!(config.network.connections_max, 1024);
+    assert_eq!(config.network.quiet_connections_max, 32);
     assert_eq!(config.store.blocks_cache, ByteSize::mib(64));
     assert_eq!(config.store.records_cache, ByteSize::mib(16));
     assert_eq!(config.store.write_buffer, ByteSize::mib(32));
@@ -301,6 +302,7 @@ fn a_bad_value_in_a_file_says_what_was_expected() {
         ),
         ("[network]\nconnections_max = 0", "network.connections_max", "0", "from 1 to 4294967295"),
         ("[network]\nconnections_max = -1", "network.connections_max", "-1", "from 1 to 4294967295"),
+        ("[network]\nquiet_connections_max = -1", "network.quiet_connections_max", "-1", "from 0 to 4294967295"),
         ("[store]\nblocks_cache = \"lots\"", "store.blocks_cache", "\"lots\"", "a size of at least 1MiB"),
         ("[store]\nrecords_cache = \"5KiB\"", "store.records_cache", "\"5KiB\"", "a size of at least 1MiB"),
         ("[store]\nwrite_buffer = \"4194303\"", "store.write_buffer", "\"4194303\"", "a size of at least 4MiB"),

@@ -108,6 +108,7 @@ pub(super) const EXPECTATIONS: &[(&str, &str)] = &[
     ("network.download_max", BANDWIDTH),
     ("network.memory_max", "a size of at least 16MiB, such as \"1GiB\", or \"0B\" for no bound"),
     ("network.connections_max", "a whole number from 1 to 4294967295"),
+    ("network.quiet_connections_max", "a whole number from 0 to 4294967295"),
     ("store.blocks_cache", CACHE),
     ("store.records_cache", CACHE),
     ("store.write_buffer", BUFFER),

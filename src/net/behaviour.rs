@@ -13,11 +13,12 @@ use libp2p::swarm::{
     ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
-use libp2p::{Multiaddr, PeerId, connection_limits, dcutr, identify, ping, relay};
+use libp2p::{Multiaddr, PeerId, connection_limits, dcutr, identify, relay};
 
 use super::crowding::Crowding;
 use super::dht::Kademlia;
 use super::handler::{FromHandler, Handler, Lane, ToHandler};
+use super::pings::Pings;
 use super::port_mapping::PortMapping;
 use crate::bitswap::wire::{Incoming, Outgoing, Protocol};
 
@@ -31,7 +32,7 @@ pub struct Behaviour {
     /// Tells peers who we are and which protocols we speak.
     pub identify: identify::Behaviour,
     /// Answers pings, and finds connections that are dead.
-    pub ping: ping::Behaviour,
+    pub ping: Pings,
     /// Blocks.
     pub bitswap: Bitswap,
     /// Our part in the DHT, unless it is off.

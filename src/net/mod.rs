@@ -21,6 +21,7 @@ mod handle;
 mod handler;
 mod listening;
 mod node;
+mod pings;
 mod port_mapping;
 mod problem;
 mod quota;

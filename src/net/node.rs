@@ -27,11 +27,13 @@ use tokio::task::JoinHandle;
 
 use self::peering::Kept;
 use self::reach::Reaching;
+use self::water::Connected;
 use super::bandwidth::Bandwidth;
 use super::behaviour::{self, Behaviour, BehaviourEvent, Bitswap};
 use super::crowding::Crowding;
 use super::handle::{Command, NodeEvent, NodeHandle, NodeStatus, Shared};
 use super::handler::Lane;
+use super::pings::Pings;
 use super::port_mapping::PortMapping;
 use super::problem::{dial_problem, innermost};
 use super::profile::{self, Profile};
@@ -51,6 +53,9 @@ use crate::store::blocks::BlockReader;
 
 /// How long a connection stays that neither side needs. Coming back costs a handshake; staying costs some memory.
 const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// How often connected peers are asked again who they are. They tell by themselves when that changes, as Kubo does, so this is for others.
+const IDENTIFY_EVERY: Duration = Duration::from_hours(1);
 
 /// How often connections that nobody needs are looked for.
 const TICK: Duration = Duration::from_secs(5);
@@ -184,8 +189,9 @@ impl Node {
             lookups: dht::Queries::default(),
             entrances: dht::Entrances::new(&options.bootstrap),
             peering: Kept::all(&options.peering, Instant::now()),
-            connected_since: HashMap::new(),
+            connected: Connected::default(),
             connections_max: options.connections_max,
+            quiet_connections_max: options.quiet_connections_max,
             reaching,
             servers_file,
             servers_saved_at: Instant::now(),
@@ -221,6 +227,7 @@ fn build_swarm(
 ) -> Swarm<Behaviour> {
     let identify = identify::Config::new("ipfs/0.1.0".into(), keypair.public())
         .with_agent_version(concat!("pinnace/", env!("CARGO_PKG_VERSION")).into())
+        .with_interval(IDENTIFY_EVERY)
         // Without this, identify tells the whole world our private addresses.
         .with_hide_listen_addrs(matches!(profile, Profile::Public))
         // Peers that are connected already learn where we are reached, too.
@@ -240,7 +247,7 @@ fn build_swarm(
             options.memory_max.as_u64(),
         ),
         identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping::Config::default()),
+        ping: Pings::default(),
         bitswap: Bitswap::default(),
         dht: dht::behaviour(keypair.public().to_peer_id(), has_dht).into(),
         streams: libp2p_stream::Behaviour::new(),
@@ -248,7 +255,11 @@ fn build_swarm(
         direct: dcutr::Behaviour::new(keypair.public().to_peer_id()),
         ports: maps_ports.then(PortMapping::default).into(),
     };
-    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_MAX);
+    let config = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE_MAX)
+        // QUIC first, TCP a quarter of a second later, as Kubo does: dialling all addresses at once costs a handshake for each, of
+        // which all but one are for nothing.
+        .with_smart_dial();
     Swarm::new(transport, behaviour, keypair.public().to_peer_id(), config)
 }
 
@@ -343,9 +354,9 @@ struct EventLoop {
     entrances: dht::Entrances,
     /// Peers that the operator wants to be connected with.
     peering: Vec<Kept>,
-    /// Every connected peer, and since when it is.
-    connected_since: HashMap<PeerId, Instant>,
+    connected: Connected,
     connections_max: u32,
+    quiet_connections_max: u32,
     reaching: Reaching,
     servers_file: Option<PathBuf>,
     servers_saved_at: Instant,
@@ -734,11 +745,12 @@ impl EventLoop {
     }
 
     fn is_needed(&self, number: PeerNumber, peer: &PeerId) -> bool {
-        self.protected.contains_key(peer)
-            || self.is_kept(peer)
-            || self.is_our_relay(peer)
-            || self.wants.wants_of(number)
-            || self.server.wanted_by(number)
+        self.is_wanted(peer) || self.wants.wants_of(number) || self.server.wanted_by(number)
+    }
+
+    /// Whether it is needed apart from the blocks that either side asks for.
+    fn is_wanted(&self, peer: &PeerId) -> bool {
+        self.protected.contains_key(peer) || self.is_kept(peer) || self.is_relay_in_use(peer)
     }
 
     fn handle_tick(&mut self) {
@@ -746,7 +758,7 @@ impl EventLoop {
         self.keep_servers();
         self.keep_peering();
         self.keep_reached();
-        self.keep_below_high_water();
+        self.end_unneeded();
         for number in std::mem::take(&mut self.idle) {
             let Some(peer) = self.peers.get(&number).copied() else { continue };
             if !self.is_needed(number, &peer) {

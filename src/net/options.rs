@@ -60,6 +60,8 @@ pub struct Options {
     pub memory_max: ByteSize,
     /// Established connections, all peers together.
     pub connections_max: u32,
+    /// Peers that stay connected though nobody needs them and nothing goes over their connections.
+    pub quiet_connections_max: u32,
 }
 
 /// Reads a list of multiaddrs and names the one that is none.

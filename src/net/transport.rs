@@ -32,6 +32,14 @@ const YAMUX_STREAMS_MAX: usize = 2 * INBOUND_STREAMS_PER_CONNECTION_MAX;
 /// Incoming streams on one QUIC connection.
 const QUIC_STREAMS_MAX: u32 = 256;
 
+/// How long nothing comes over a QUIC connection before a packet is sent that keeps it, in NATs as well. That of the Go library: a shorter
+/// one would make both sides send more, as the shorter idle time of the two counts, and peers send twice in it at least.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How long nothing may come over a QUIC connection before it counts as dead, in milliseconds; that of the Go library. A peer that has
+/// started anew says so as soon as it gets anything (a stateless reset), so it isn't waited for that long.
+const QUIC_IDLE_MAX_MS: u32 = 30_000;
+
 /// How long setting up a connection may take, either way: a peer that accepts and then says nothing would otherwise hold
 /// one of the bounded places for connections in the making for ever.
 pub const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -90,6 +98,8 @@ pub fn build_with(
         .boxed();
     let mut quic_config = quic::Config::new(keypair);
     quic_config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
+    quic_config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    quic_config.max_idle_timeout = QUIC_IDLE_MAX_MS;
     let quic = quic::tokio::Transport::new(quic_config).map(metered(Carrier::Quic, bandwidth));
     let both = OrTransport::new(quic, tcp)
         .map(|either, _| either.into_inner())

@@ -79,18 +79,18 @@ impl Announcer {
     }
 
     /// Tells one server; returns which CIDs it was told of.
-    async fn tell(&self, server: Server, cids: &[Provided], own: Vec<usize>) -> Vec<usize> {
+    async fn tell(&self, server: Server, cids: &[Provided], mut own: Vec<usize>) -> Vec<usize> {
         let Ok(_stream) = self.streams.acquire().await else { return Vec::new() };
-        let mut told = Vec::new();
-        for own in own.chunks(STREAM_CIDS_MAX) {
+        let mut told = 0;
+        for next in own.chunks(STREAM_CIDS_MAX) {
             let multihashes: Arc<[Vec<u8>]> =
-                own.iter().filter_map(|index| cids.get(*index)).map(|(_, multihash)| multihash.to_vec()).collect();
+                next.iter().filter_map(|index| cids.get(*index)).map(|(_, multihash)| multihash.to_vec()).collect();
             match self.node.announce(server.clone(), multihashes).await {
                 Ok(bytes) => {
                     self.counters.streams.add(1);
-                    self.counters.records.add(own.len() as u64);
+                    self.counters.records.add(next.len() as u64);
                     self.counters.bytes.add(bytes);
-                    told.extend_from_slice(own);
+                    told += next.len();
                 }
                 Err(error) => {
                     tracing::debug!(peer = %server.peer, %error, "a server wasn't told what is provided");
@@ -99,6 +99,7 @@ impl Announcer {
                 }
             }
         }
-        told
+        own.truncate(told);
+        own
     }
 }

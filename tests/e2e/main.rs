@@ -13,6 +13,7 @@ mod gateway;
 mod life;
 mod other_peers;
 mod peering;
+mod quiet;
 mod restart;
 mod retrieval;
 mod room;

@@ -89,6 +89,7 @@ impl Peer {
             download_max: bytesize::ByteSize(0),
             memory_max: bytesize::ByteSize(0),
             connections_max: 64,
+            quiet_connections_max: 64,
         };
         let node = Node::start(Keypair::generate_ed25519(), &options, store.reader()).await?;
         let (multiaddrs, _) = node.handle.delegates();

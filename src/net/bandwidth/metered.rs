@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::io::IoSlice;
@@ -21,10 +21,13 @@ struct Connection {
     peer: PeerId,
     carrier: Carrier,
     bandwidth: Arc<Bandwidth>,
+    /// Bytes that were of use to either side, of all connections with the peer.
+    used: Arc<AtomicU64>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.bandwidth.end(&self.peer);
         for direction in Direction::ALL {
             if let Some(limiter) = self.bandwidth.limiter(direction, self.carrier) {
                 limiter.leave(self.peer);
@@ -48,7 +51,8 @@ impl<M: StreamMuxer> Metered<M> {
                 limiter.join(peer);
             }
         }
-        Self { inner, connection: Arc::new(Connection { peer, carrier, bandwidth: Arc::clone(bandwidth) }) }
+        let used = bandwidth.begin(peer);
+        Self { inner, connection: Arc::new(Connection { peer, carrier, bandwidth: Arc::clone(bandwidth), used }) }
     }
 
     fn stream(&self, inner: M::Substream, names: Direction) -> Stream<M::Substream> {
@@ -118,8 +122,11 @@ impl<S> Stream<S> {
 
     /// Notes what was transferred: so many bytes, which `bytes` begins with while the protocol isn't known.
     fn note(&mut self, direction: Direction, count: usize, bytes: &[u8]) {
-        let Connection { peer, carrier, bandwidth } = &*self.connection;
+        let Connection { peer, carrier, bandwidth, used } = &*self.connection;
         bandwidth.counter(direction, *carrier, self.talk).fetch_add(count as u64, Ordering::Relaxed);
+        if self.talk.is_use() {
+            used.fetch_add(count as u64, Ordering::Relaxed);
+        }
         if let Some(limiter) = bandwidth.limiter(direction, *carrier) {
             limiter.transferred(*peer, self.number, count);
         }
@@ -176,7 +183,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
 
 impl<S> Drop for Stream<S> {
     fn drop(&mut self) {
-        let Connection { peer, carrier, bandwidth } = &*self.connection;
+        let Connection { peer, carrier, bandwidth, .. } = &*self.connection;
         for direction in Direction::ALL {
             if let Some(limiter) = bandwidth.limiter(direction, *carrier) {
                 limiter.forget(*peer, self.number);

@@ -10,8 +10,11 @@ mod shares;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use libp2p::PeerId;
 
 pub(super) use self::metered::Metered;
 
@@ -130,6 +133,11 @@ impl Talk {
         ];
         prefixes.into_iter().find(|(prefix, _)| protocol.starts_with(prefix)).map_or(Self::Other, |(_, talk)| talk)
     }
+
+    /// Whether it is of use to either side: what only keeps a connection isn't.
+    fn is_use(self) -> bool {
+        !matches!(self, Self::Negotiation | Self::Identify | Self::Ping)
+    }
 }
 
 /// A figure of [`Bandwidth::counted`].
@@ -145,9 +153,19 @@ pub struct Counted {
     pub bytes: u64,
 }
 
+/// What all connections of one peer share.
+#[derive(Debug, Default)]
+struct Use {
+    connections: usize,
+    /// Bytes that were of use to either side.
+    bytes: Arc<AtomicU64>,
+}
+
 /// What all connections of a node share.
 #[derive(Debug, Default)]
 pub struct Bandwidth {
+    /// Of every connected peer. Locked when a connection begins or ends, and when somebody looks, but not for streams.
+    uses: Mutex<HashMap<PeerId, Use>>,
     bytes: [[[AtomicU64; Talk::ALL.len()]; Carrier::ALL.len()]; Direction::ALL.len()],
     limiters: [Option<Arc<Limiter>>; Direction::ALL.len()],
     next_stream: AtomicU64,
@@ -185,6 +203,35 @@ impl Bandwidth {
             }
         }
         counted
+    }
+
+    /// How much has gone over the connections of each connected peer that was of use to either side, in bytes. Who only pings, or tells
+    /// who it is, has nought.
+    pub fn used(&self) -> Vec<(PeerId, u64)> {
+        self.uses().iter().map(|(peer, each)| (*peer, each.bytes.load(Ordering::Relaxed))).collect()
+    }
+
+    /// A connection begins; returns what to count its use with.
+    fn begin(&self, peer: PeerId) -> Arc<AtomicU64> {
+        let mut uses = self.uses();
+        let each = uses.entry(peer).or_default();
+        each.connections += 1;
+        Arc::clone(&each.bytes)
+    }
+
+    /// A connection has ended.
+    fn end(&self, peer: &PeerId) {
+        let mut uses = self.uses();
+        if let Some(each) = uses.get_mut(peer) {
+            each.connections -= 1;
+            if each.connections == 0 {
+                uses.remove(peer);
+            }
+        }
+    }
+
+    fn uses(&self) -> MutexGuard<'_, HashMap<PeerId, Use>> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counter(&self, direction: Direction, carrier: Carrier, talk: Talk) -> &AtomicU64 {

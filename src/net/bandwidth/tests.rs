@@ -10,9 +10,9 @@ use libp2p::PeerId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::Talk;
 use super::negotiated::Lines;
 use super::shares::Shares;
+use super::{Bandwidth, Talk};
 
 /// Counts how often it was woken.
 #[derive(Debug, Default)]
@@ -312,4 +312,22 @@ fn what_a_stream_is_for_is_read_from_the_answers() {
         let one_by_one = bytes.iter().find_map(|byte| lines.feed(&[*byte]));
         assert_eq!(one_by_one, expected, "{}", bytes.escape_ascii());
     }
+}
+
+#[test]
+fn what_peers_use_is_counted_over_all_their_connections() {
+    let bandwidth = Bandwidth::unbounded();
+    let peer = PeerId::random();
+    let (first, second) = (bandwidth.begin(peer), bandwidth.begin(peer));
+    first.fetch_add(2, Ordering::Relaxed);
+    second.fetch_add(3, Ordering::Relaxed);
+    assert_eq!(bandwidth.used(), [(peer, 5)]);
+    bandwidth.end(&peer);
+    assert_eq!(bandwidth.used(), [(peer, 5)], "it has another connection");
+    bandwidth.end(&peer);
+    assert_eq!(bandwidth.used(), []);
+    // What only keeps a connection isn't use.
+    let is_use = |name: &[u8]| Talk::of(name).is_use();
+    assert!(is_use(b"/ipfs/kad/1.0.0\n") && is_use(b"/ipfs/bitswap/1.2.0\n") && is_use(b"/x\n"));
+    assert!(!is_use(b"/ipfs/ping/1.0.0\n") && !is_use(b"/ipfs/id/push/1.0.0\n") && !Talk::Negotiation.is_use());
 }

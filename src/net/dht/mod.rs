@@ -34,8 +34,9 @@ const PARALLELISM: usize = 10;
 /// The longest message: an answer names up to 40 peers, each with a dozen addresses of up to 150 bytes.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 
-/// How often the table of servers is renewed.
-const BOOTSTRAP_INTERVAL: Duration = Duration::from_mins(10);
+/// How often the table of servers is renewed. That asks a good part of its servers, and connects with most of them anew, so in an idle node
+/// it is what costs most. Each look-up renews the table as well, and servers that come to us enter it.
+const BOOTSTRAP_INTERVAL: Duration = Duration::from_mins(30);
 
 /// How often the DHT is entered while no server is known.
 const ENTER_EVERY: Duration = Duration::from_secs(30);

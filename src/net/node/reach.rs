@@ -27,16 +27,52 @@ pub(super) struct Reaching {
     /// The task that takes the streams of those who have reached us; it ends with this.
     _dial_backs: JoinSet<()>,
     nonces: Nonces,
-    router: RouterState,
+    router: Router,
     uses_relays: bool,
     relays: Relays,
     places: HashMap<ListenerId, PeerId>,
     /// What the swarm was told that others have reached us under.
     told: HashSet<Multiaddr>,
     relayed: Vec<Multiaddr>,
-    relayed_connections: HashMap<ConnectionId, PeerId>,
+    relayed_connections: HashMap<ConnectionId, Circuit>,
     /// From where peers are connected directly.
     origins: HashMap<PeerId, (IpAddr, Multiaddr)>,
+}
+
+/// A connection through a relay.
+struct Circuit {
+    peer: PeerId,
+    relay: Option<PeerId>,
+}
+
+/// The router, as far as it was heard of.
+struct Router {
+    state: RouterState,
+    /// What it forwards to this node.
+    forwarded: HashSet<Multiaddr>,
+}
+
+impl Router {
+    fn new(is_asked: bool) -> Self {
+        let state = if is_asked { RouterState::Searched } else { RouterState::NotAsked };
+        Self { state, forwarded: HashSet::new() }
+    }
+
+    fn heard(&mut self, event: &upnp::Event) {
+        self.state = match event {
+            upnp::Event::NewExternalAddr { external_addr, .. } => {
+                self.forwarded.insert(external_addr.clone());
+                RouterState::Mapped
+            }
+            upnp::Event::ExpiredExternalAddr { external_addr, .. } => {
+                self.forwarded.remove(external_addr);
+                // It may be gone, or refuse now; it is asked again for a while, and by the next start.
+                if self.forwarded.is_empty() { RouterState::Missing } else { RouterState::Mapped }
+            }
+            upnp::Event::GatewayNotFound => RouterState::Missing,
+            upnp::Event::NonRoutableGateway => RouterState::BehindAnother,
+        };
+    }
 }
 
 impl Reaching {
@@ -58,7 +94,7 @@ impl Reaching {
             tests: JoinSet::new(),
             _dial_backs: dial_backs,
             nonces,
-            router: if maps_ports { RouterState::Searched } else { RouterState::NotAsked },
+            router: Router::new(maps_ports),
             uses_relays: is_public && options.relays,
             relays: Relays::default(),
             places: HashMap::new(),
@@ -82,7 +118,12 @@ impl EventLoop {
     pub(super) fn note_connection(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
         let reaching = &mut self.reaching;
         if endpoint.is_relayed() {
-            reaching.relayed_connections.insert(id, peer);
+            let through = match endpoint {
+                ConnectedPoint::Dialer { address, .. } => address,
+                ConnectedPoint::Listener { local_addr, .. } => local_addr,
+            };
+            let relay = address::relay(through).and_then(|at| address::peer(&at));
+            reaching.relayed_connections.insert(id, Circuit { peer, relay });
             return;
         }
         let remote = endpoint.get_remote_address();
@@ -90,8 +131,12 @@ impl EventLoop {
             reaching.origins.insert(peer, (ip, remote.clone()));
         }
         // Relays count what goes through them, and a direct connection is faster.
-        let surplus: Vec<ConnectionId> =
-            reaching.relayed_connections.iter().filter(|(_, by)| **by == peer).map(|(id, _)| *id).collect();
+        let surplus: Vec<ConnectionId> = reaching
+            .relayed_connections
+            .iter()
+            .filter(|(_, circuit)| circuit.peer == peer)
+            .map(|(id, _)| *id)
+            .collect();
         for id in surplus {
             self.swarm.close_connection(id);
         }
@@ -144,15 +189,17 @@ impl EventLoop {
     pub(super) fn handle_ports(&mut self, event: &upnp::Event) {
         let reaching = &mut self.reaching;
         let Some(reach) = &mut reaching.reach else { return };
+        reaching.router.heard(event);
         match event {
             upnp::Event::NewExternalAddr { external_addr, .. } => {
                 tracing::info!(address = %external_addr, "the router forwards a port to this node");
-                reaching.router = RouterState::Mapped;
                 reach.mapped(external_addr, Instant::now());
             }
-            upnp::Event::ExpiredExternalAddr { external_addr, .. } => reach.unmapped(external_addr),
-            upnp::Event::GatewayNotFound => reaching.router = RouterState::Missing,
-            upnp::Event::NonRoutableGateway => reaching.router = RouterState::BehindAnother,
+            upnp::Event::ExpiredExternalAddr { external_addr, .. } => {
+                tracing::info!(address = %external_addr, "the router forwards a port no longer");
+                reach.unmapped(external_addr);
+            }
+            upnp::Event::GatewayNotFound | upnp::Event::NonRoutableGateway => {}
         }
         self.update_reached();
     }
@@ -179,9 +226,10 @@ impl EventLoop {
         self.note_listening();
     }
 
-    /// Whether a peer is a relay that holds a place for us.
-    pub(super) fn is_our_relay(&self, peer: &PeerId) -> bool {
+    /// Whether a peer is a relay that holds a place for us, or carries a connection of ours.
+    pub(super) fn is_relay_in_use(&self, peer: &PeerId) -> bool {
         self.reaching.places.values().any(|relay| relay == peer)
+            || self.reaching.relayed_connections.values().any(|circuit| circuit.relay == Some(*peer))
     }
 
     /// A test has ended.
@@ -272,6 +320,36 @@ impl EventLoop {
         let reach = reaching.reach.as_ref()?;
         let look = reach.look(reaching.relayed.clone(), Instant::now());
         let relays = reaching.uses_relays.then(|| reaching.relays.known());
-        Some(Reachability { router: reaching.router, relays, ..look })
+        Some(Reachability { router: reaching.router.state, relays, ..look })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_router_that_has_forgotten_all_ports_forwards_none() {
+        let [tcp, quic]: [Multiaddr; 2] =
+            ["/ip4/8.8.8.8/tcp/4001", "/ip4/8.8.8.8/udp/4001/quic-v1"].map(|text| text.parse().unwrap());
+        let new = |address: &Multiaddr| upnp::Event::NewExternalAddr {
+            local_addr: "/ip4/192.168.1.2/tcp/4001".parse().unwrap(),
+            external_addr: address.clone(),
+        };
+        let expired = |address: &Multiaddr| upnp::Event::ExpiredExternalAddr {
+            local_addr: "/ip4/192.168.1.2/tcp/4001".parse().unwrap(),
+            external_addr: address.clone(),
+        };
+        let mut router = Router::new(true);
+        for (event, state) in [
+            (new(&tcp), RouterState::Mapped),
+            (new(&quic), RouterState::Mapped),
+            (expired(&tcp), RouterState::Mapped),
+            (expired(&quic), RouterState::Missing),
+            (new(&quic), RouterState::Mapped),
+        ] {
+            router.heard(&event);
+            assert_eq!(router.state, state, "after {event:?}");
+        }
     }
 }

@@ -1,26 +1,32 @@
-//! A chunk of a posting as it is stored: up to 65,536 ordinals, of which only the lower 16 bits are told apart here.
+//! A chunk of a posting as it is stored: the ordinals of up to 32,000 neighbouring pins, told apart by their places in the chunk.
 //!
-//! Few ordinals are listed, more are a roaring bitmap in its portable format (`RoaringFormatSpec`) with one container. Counting is most of what
-//! lists do with chunks, so a [`View`] counts, and counts what two chunks have in common, in the stored bytes.
+//! redb keeps what is longer than a page of 4 KiB in a run of two, four or more pages, and each read of a part of it that isn't in the cache
+//! reads all of it. Its cache evicts from one of many small shares, page by page, so a run that comes back finds
+//! less and less room among single pages, and is read from the file each time in the end. A chunk therefore has as many ordinals as fit in one page as bits,
+//! with its key.
+//!
+//! Few ordinals are listed, many in a row are runs, and others are bits. Counting is most of what lists do with chunks, so a
+//! [`View`] counts, and counts what two chunks have in common, in the stored bytes.
 
 use roaring::RoaringBitmap;
 
 use super::RecordsError;
 
-/// Ordinals that a chunk lists one by one; longer ones are bitmaps.
-const LISTED_MAX: u64 = 8;
+/// Ordinals that a chunk may have.
+pub(super) const ORDINALS: u16 = 32_000;
 
-/// The first byte of a chunk: ordinals of two bytes each follow.
+/// Words of the bits of a chunk.
+const WORDS: usize = ORDINALS as usize / 64;
+
+/// What would take more as a list or as runs is stored as bits: those are the quickest to count, and two of such a length have no room in one page.
+const BYTES_MAX_UNLESS_BITS: usize = 2_000;
+
+/// The first byte of a chunk: ordinals of two bytes each follow, in order.
 const LISTED: u8 = 0;
-/// The first byte of a chunk: a roaring bitmap follows.
-const BITMAP: u8 = 1;
-
-/// How a roaring bitmap begins of which no container has runs.
-const WITHOUT_RUNS: [u8; 4] = 12_346_u32.to_le_bytes();
-/// How a roaring bitmap of one container begins if it may have runs. The upper half is the number of containers less one.
-const WITH_RUNS: [u8; 4] = 12_347_u32.to_le_bytes();
-/// A container with more ordinals is one bit for each that there may be.
-const ARRAY_MAX: usize = 4096;
+/// The first byte of a chunk: how many ordinals it has, and a bit for each that there may be.
+const BITS: u8 = 1;
+/// The first byte of a chunk: how many ordinals it has, then the first of each run and how many more are in it, in order.
+const RUNS: u8 = 2;
 
 /// A chunk of one ordinal.
 pub(super) fn of_one(low: u16) -> [u8; 3] {
@@ -28,49 +34,133 @@ pub(super) fn of_one(low: u16) -> [u8; 3] {
     [LISTED, first, second]
 }
 
-/// The ordinals in a chunk, without the part that they have in common.
+/// The ordinals in a chunk, by their places in it.
 pub(super) fn decode(bytes: &[u8]) -> Result<RoaringBitmap, RecordsError> {
-    match bytes.split_first() {
-        Some((&LISTED, listed)) => {
-            Ok(listed.as_chunks().0.iter().map(|low| u32::from(u16::from_le_bytes(*low))).collect())
+    match View::of(bytes)? {
+        View::Array(array) => {
+            let lows = array.iter().map(|low| u32::from(u16::from_le_bytes(*low)));
+            RoaringBitmap::from_sorted_iter(lows).map_err(|error| unreadable(&error.to_string()))
         }
-        Some((&BITMAP, bitmap)) => {
-            RoaringBitmap::deserialize_from(bitmap).map_err(|error| unreadable(&error.to_string()))
+        View::Bits { words, .. } => Ok(RoaringBitmap::from_lsb0_bytes(0, words.as_flattened())),
+        // Bits are quicker to read than to put one run after the other into what is there.
+        View::Runs { .. } => {
+            Ok(RoaringBitmap::from_lsb0_bytes(0, Chunk::of(bytes)?.words.map(u64::to_le_bytes).as_flattened()))
         }
-        _ => Err(unreadable("a chunk is of an unknown form")),
     }
-}
-
-/// What [`decode`] reads.
-pub(super) fn encode(ordinals: &mut RoaringBitmap) -> Result<Vec<u8>, RecordsError> {
-    if ordinals.len() <= LISTED_MAX {
-        return Ok(std::iter::once(LISTED)
-            .chain(ordinals.iter().flat_map(|low| ((low & 0xffff) as u16).to_le_bytes()))
-            .collect());
-    }
-    ordinals.optimize();
-    let mut bytes = Vec::with_capacity(1 + ordinals.serialized_size());
-    bytes.push(BITMAP);
-    ordinals.serialize_into(&mut bytes).map_err(|error| unreadable(&error.to_string()))?;
-    Ok(bytes)
 }
 
 /// How many ordinals [`decode`] finds.
 pub(super) fn len(bytes: &[u8]) -> Result<u64, RecordsError> {
-    // Whatever has another form, reading all of it tells what it is.
-    View::of(bytes).map_or_else(|| Ok(decode(bytes)?.len()), |view| Ok(view.len()))
+    Ok(View::of(bytes)?.len())
 }
 
 /// How many ordinals two chunks have in common.
 pub(super) fn common_len(first: &[u8], second: &[u8]) -> Result<u64, RecordsError> {
-    match (View::of(first), View::of(second)) {
-        (Some(first), Some(second)) => Ok(first.common_len(&second)),
-        _ => Ok(decode(first)?.intersection_len(&decode(second)?)),
-    }
+    Ok(View::of(first)?.common_len(&View::of(second)?))
 }
 
 fn unreadable(reason: &str) -> RecordsError {
-    RecordsError::Codec { table: "postings", reason: reason.to_owned() }
+    RecordsError::Codec { table: "posting_chunks", reason: reason.to_owned() }
+}
+
+/// A chunk that is being changed.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    words: [u64; WORDS],
+}
+
+impl Chunk {
+    /// A chunk without ordinals.
+    pub(super) fn empty() -> Self {
+        Self { words: [0; WORDS] }
+    }
+
+    /// The chunk that was stored as these bytes.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, RecordsError> {
+        let mut chunk = Self::empty();
+        match View::of(bytes)? {
+            View::Array(array) => {
+                for low in array {
+                    chunk.set(u16::from_le_bytes(*low), true);
+                }
+            }
+            View::Bits { words, .. } => {
+                for (to, from) in chunk.words.iter_mut().zip(words) {
+                    *to = u64::from_le_bytes(*from);
+                }
+            }
+            View::Runs { runs, .. } => {
+                for run in runs {
+                    let (first, last) = ends(*run);
+                    for (word, mask) in masks(first, last) {
+                        if let Some(word) = chunk.words.get_mut(word) {
+                            *word |= mask;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(chunk)
+    }
+
+    /// Has an ordinal come into the chunk, or go.
+    pub(super) fn set(&mut self, low: u16, is_in: bool) {
+        // Nobody passes one that is past the end, and stored bytes that have one are damaged.
+        if let Some(word) = self.words.get_mut(usize::from(low >> 6)) {
+            let bit = 1 << (low & 63);
+            if is_in { *word |= bit } else { *word &= !bit }
+        }
+    }
+
+    /// What is stored; `None` when there are no ordinals.
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        let len: u32 = self.words.iter().map(|word| word.count_ones()).sum();
+        let len = u16::try_from(len).ok().filter(|len| *len > 0)?;
+        let (listed_bytes, runs_bytes) = (2 * usize::from(len), 4 * self.runs_len());
+        let mut bytes = Vec::with_capacity(3 + listed_bytes.min(runs_bytes).min(8 * WORDS));
+        if listed_bytes <= runs_bytes.min(BYTES_MAX_UNLESS_BITS) {
+            bytes.push(LISTED);
+            self.lows().for_each(|low| bytes.extend(low.to_le_bytes()));
+        } else if runs_bytes <= BYTES_MAX_UNLESS_BITS {
+            bytes.push(RUNS);
+            bytes.extend(len.to_le_bytes());
+            let mut lows = self.lows().peekable();
+            while let Some(first) = lows.next() {
+                let mut last = first;
+                while let Some(next) = lows.next_if_eq(&(last + 1)) {
+                    last = next;
+                }
+                bytes.extend(first.to_le_bytes());
+                bytes.extend((last - first).to_le_bytes());
+            }
+        } else {
+            bytes.push(BITS);
+            bytes.extend(len.to_le_bytes());
+            self.words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        }
+        Some(bytes)
+    }
+
+    /// How many runs there are: each begins with an ordinal whose neighbour below isn't there.
+    fn runs_len(&self) -> usize {
+        let mut carry = 0;
+        let mut runs = 0;
+        for word in &self.words {
+            runs += (word & !(word << 1 | carry)).count_ones() as usize;
+            carry = word >> 63;
+        }
+        runs
+    }
+
+    fn lows(&self) -> impl Iterator<Item = u16> {
+        (0_u16..).step_by(64).zip(self.words).flat_map(|(first, mut word)| {
+            std::iter::from_fn(move || {
+                let low = (word != 0).then(|| first + (word.trailing_zeros() & 63) as u16)?;
+                word &= word - 1;
+                Some(low)
+            })
+        })
+    }
 }
 
 /// The ordinals of a chunk where they are stored.
@@ -85,43 +175,16 @@ enum View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// `None` if the chunk isn't one of the forms that [`encode`] writes.
-    fn of(bytes: &'a [u8]) -> Option<Self> {
-        let (form, rest) = bytes.split_first()?;
-        match *form {
-            LISTED => Some(Self::Array(rest.as_chunks().0)),
-            BITMAP => Self::of_bitmap(rest),
-            _ => None,
-        }
-    }
-
-    fn of_bitmap(bytes: &'a [u8]) -> Option<Self> {
-        let (cookie, rest) = bytes.split_first_chunk()?;
-        match *cookie {
-            // The number of containers, the key of the only one, its length less one, and where it begins.
-            WITHOUT_RUNS => match rest {
-                [1, 0, 0, 0, _, _, low, high, _, _, _, _, container @ ..] => {
-                    let len = usize::from(u16::from_le_bytes([*low, *high])) + 1;
-                    if len <= ARRAY_MAX {
-                        let array = container.as_chunks().0;
-                        (array.len() == len).then_some(Self::Array(array))
-                    } else {
-                        let words = container.as_chunks().0;
-                        (words.len() == 1024).then_some(Self::Bits { words, len: len as u64 })
-                    }
-                }
-                _ => None,
-            },
-            // A bit for each container that tells whether it has runs, the key, the length less one, and the number of runs.
-            WITH_RUNS => match rest {
-                [1, _, _, low, high, few, many, container @ ..] => {
-                    let len = u64::from(u16::from_le_bytes([*low, *high])) + 1;
-                    let runs = container.as_chunks().0;
-                    (runs.len() == usize::from(u16::from_le_bytes([*few, *many]))).then_some(Self::Runs { runs, len })
-                }
-                _ => None,
-            },
-            _ => None,
+    fn of(bytes: &'a [u8]) -> Result<Self, RecordsError> {
+        match bytes {
+            [LISTED, listed @ ..] => Ok(Self::Array(listed.as_chunks().0)),
+            [BITS, few, many, bits @ ..] if bits.len() == 8 * WORDS => {
+                Ok(Self::Bits { words: bits.as_chunks().0, len: u16::from_le_bytes([*few, *many]).into() })
+            }
+            [RUNS, few, many, runs @ ..] => {
+                Ok(Self::Runs { runs: runs.as_chunks().0, len: u16::from_le_bytes([*few, *many]).into() })
+            }
+            _ => Err(unreadable("a chunk is of an unknown form")),
         }
     }
 
@@ -139,7 +202,8 @@ impl<'a> View<'a> {
             }
             (Self::Array(first), Self::Array(second)) => common_len_of_arrays(first, second),
             (Self::Array(array), Self::Bits { words, .. }) | (Self::Bits { words, .. }, Self::Array(array)) => {
-                array.iter().filter(|low| has(words, u16::from_le_bytes(**low))).count() as u64
+                // A sum, not a filter: whether an ordinal is there can't be foreseen.
+                array.iter().map(|low| bit(words, u16::from_le_bytes(*low))).sum()
             }
             (Self::Bits { words: first, .. }, Self::Bits { words: second, .. }) => first
                 .iter()
@@ -161,7 +225,7 @@ impl<'a> View<'a> {
                 to.saturating_sub(from) as u64
             }
             Self::Bits { words, len } => {
-                if (first, last) == (0, u16::MAX) {
+                if (first, last) == (0, ORDINALS - 1) {
                     *len
                 } else {
                     bits_between(words, first, last)
@@ -185,24 +249,27 @@ fn ends([a, b, c, d]: [u8; 4]) -> (u16, u16) {
     (first, first.saturating_add(u16::from_le_bytes([c, d])))
 }
 
-fn has(words: &[[u8; 8]], low: u16) -> bool {
-    words.get(usize::from(low >> 6)).is_some_and(|word| u64::from_le_bytes(*word) >> (low & 63) & 1 == 1)
+/// 1 if the ordinal is there, else 0.
+fn bit(words: &[[u8; 8]], low: u16) -> u64 {
+    words.get(usize::from(low >> 6)).map_or(0, |word| u64::from_le_bytes(*word) >> (low & 63) & 1)
 }
 
 fn bits_between(words: &[[u8; 8]], first: u16, last: u16) -> u64 {
+    masks(first, last)
+        .map(|(word, mask)| {
+            words.get(word).map_or(0, |word| u64::from((u64::from_le_bytes(*word) & mask).count_ones()))
+        })
+        .sum()
+}
+
+/// The words that have bits of a run, and which bits those are.
+fn masks(first: u16, last: u16) -> impl Iterator<Item = (usize, u64)> {
     let (first_word, last_word) = (usize::from(first >> 6), usize::from(last >> 6));
-    let mut count = 0;
-    for (place, word) in words.iter().enumerate().take(last_word + 1).skip(first_word) {
-        let mut word = u64::from_le_bytes(*word);
-        if place == first_word {
-            word &= u64::MAX << (first & 63);
-        }
-        if place == last_word {
-            word &= u64::MAX >> (63 - (last & 63));
-        }
-        count += u64::from(word.count_ones());
-    }
-    count
+    (first_word..=last_word).map(move |word| {
+        let from = if word == first_word { u64::MAX << (first & 63) } else { u64::MAX };
+        let to = if word == last_word { u64::MAX >> (63 - (last & 63)) } else { u64::MAX };
+        (word, from & to)
+    })
 }
 
 fn common_len_of_arrays(first: &[[u8; 2]], second: &[[u8; 2]]) -> u64 {
@@ -227,59 +294,93 @@ mod tests {
 
     use super::*;
 
+    const END: u32 = ORDINALS as u32;
+
+    fn stored(ordinals: &RoaringBitmap) -> Vec<u8> {
+        let mut chunk = Chunk::empty();
+        for low in ordinals {
+            chunk.set(u16::try_from(low).unwrap(), true);
+        }
+        chunk.encode().unwrap()
+    }
+
     #[test]
-    fn chunks_come_back_and_stay_small() {
-        let listed: RoaringBitmap = [0, 7, 65_535].into_iter().collect();
-        let run: RoaringBitmap = (0..65_536).collect();
-        let scattered: RoaringBitmap = (0..65_536).filter(|low| low % 3 == 0).collect();
-        for (ordinals, bytes_max) in [(RoaringBitmap::new(), 1), (listed, 7), (run, 32), (scattered, 8 * 1024 + 32)] {
-            let bytes = encode(&mut ordinals.clone()).unwrap();
+    fn chunks_come_back_and_fit_in_a_page_with_their_keys() {
+        // What redb adds to a lone entry of a leaf, and the longest key: an account, a kind, two digests and a byte between, a chunk.
+        let bytes_max = 4096 - (4 + 4 + 4) - (8 + 1 + 16 + 1 + 16 + 4);
+        let listed: RoaringBitmap = [0, 7, END - 1].into_iter().collect();
+        let run: RoaringBitmap = (0..END).collect();
+        let halves: RoaringBitmap = (0..END).filter(|low| low % 2 == 0).collect();
+        let scattered: RoaringBitmap = (0..END).filter(|low| low % 3 == 0).collect();
+        let sparse: RoaringBitmap = (0..END).filter(|low| low % 33 == 0).collect();
+        let cases = [(listed, 7), (run, 7), (halves, bytes_max), (scattered, bytes_max), (sparse, 2000)];
+        for (ordinals, bytes_max) in cases {
+            let bytes = stored(&ordinals);
             assert!(bytes.len() <= bytes_max, "{} bytes", bytes.len());
             assert_eq!(decode(&bytes).unwrap(), ordinals);
             assert_eq!(len(&bytes).unwrap(), ordinals.len());
         }
         assert_eq!(decode(&of_one(515)).unwrap(), RoaringBitmap::from([515]));
-        for broken in [&[][..], &[2, 0], &[BITMAP, 1, 2]] {
+        assert_eq!(Chunk::empty().encode(), None);
+        for broken in [&[][..], &[3, 0], &[BITS, 1, 0], &[RUNS]] {
             assert!(matches!(decode(broken), Err(RecordsError::Codec { .. })));
             assert!(matches!(len(broken), Err(RecordsError::Codec { .. })));
             assert!(matches!(common_len(broken, &of_one(0)), Err(RecordsError::Codec { .. })));
+            assert!(matches!(Chunk::of(broken), Err(RecordsError::Codec { .. })));
         }
     }
 
     /// A set of every form that a chunk can have.
     fn any_ordinals() -> impl Strategy<Value = RoaringBitmap> {
-        let few = prop::collection::vec(0_u32..65_536, 0..12).prop_map(|lows| lows.into_iter().collect());
-        let array = prop::collection::vec(0_u32..65_536, 12..3000).prop_map(|lows| lows.into_iter().collect());
+        let few = prop::collection::vec(0..END, 1..12).prop_map(|lows| lows.into_iter().collect());
+        let array = prop::collection::vec(0..END, 12..3000).prop_map(|lows| lows.into_iter().collect());
         let bits = (2_u32..12, 0_u32..12)
-            .prop_map(|(step, first)| (0..65_536).filter(|low| low % step == first % step).collect());
-        let runs = prop::collection::vec((0_u32..65_536, 0_u32..20_000), 1..20).prop_map(|runs| {
+            .prop_map(|(step, first)| (0..END).filter(|low| low % step == first % step).collect());
+        let runs = prop::collection::vec((0..END, 0_u32..20_000), 1..20).prop_map(|runs| {
             let mut ordinals = RoaringBitmap::new();
             for (first, more) in runs {
-                ordinals.insert_range(first..=(first + more).min(65_535));
+                ordinals.insert_range(first..=(first + more).min(END - 1));
             }
             ordinals
         });
-        prop_oneof![few, array, bits, runs, Just((0..65_536).collect())]
+        prop_oneof![few, array, bits, runs, Just((0..END).collect())]
     }
 
     proptest! {
         #[test]
         fn what_is_stored_is_counted_as_what_is_read(first in any_ordinals(), second in any_ordinals()) {
-            let chunks = [&first, &second].map(|ordinals| encode(&mut ordinals.clone()).unwrap());
+            let chunks = [&first, &second].map(stored);
             for (bytes, ordinals) in chunks.iter().zip([&first, &second]) {
-                prop_assert_eq!(View::of(bytes).expect("a form of its own").len(), ordinals.len());
+                prop_assert_eq!(&decode(bytes).unwrap(), ordinals);
+                prop_assert_eq!(len(bytes).unwrap(), ordinals.len());
+                prop_assert_eq!(&Chunk::of(bytes).unwrap().encode().unwrap(), bytes);
             }
             prop_assert_eq!(common_len(&chunks[0], &chunks[1]).unwrap(), first.intersection_len(&second));
             prop_assert_eq!(common_len(&chunks[1], &chunks[0]).unwrap(), first.intersection_len(&second));
         }
 
         #[test]
-        fn no_bytes_are_too_much(mut first: Vec<u8>, second: Vec<u8>, is_bitmap: bool, has_runs: bool) {
-            if is_bitmap {
-                let cookie = if has_runs { WITH_RUNS } else { WITHOUT_RUNS };
-                first.splice(..0, [BITMAP].into_iter().chain(cookie).chain([1, 0, 0, 0]));
+        fn changes_are_those_of_a_set(
+            mut ordinals in any_ordinals(),
+            changes in prop::collection::vec((0..ORDINALS, any::<bool>()), 0..2000),
+        ) {
+            let mut chunk = Chunk::of(&stored(&ordinals)).unwrap();
+            for (low, is_in) in changes {
+                chunk.set(low, is_in);
+                if is_in { ordinals.insert(low.into()) } else { ordinals.remove(low.into()) };
             }
-            let _ = (len(&first), common_len(&first, &second));
+            match chunk.encode() {
+                Some(bytes) => prop_assert_eq!(decode(&bytes).unwrap(), ordinals),
+                None => prop_assert!(ordinals.is_empty()),
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_too_much(mut first: Vec<u8>, second: Vec<u8>, form in 0_u8..4) {
+            first.insert(0, form);
+            let _ = (len(&first), common_len(&first, &second), decode(&first), Chunk::of(&first).map(|chunk| chunk.encode()));
+            let bits = [&[BITS, 1, 0][..], &[0xa5; 8 * WORDS]].concat();
+            let _ = (common_len(&first, &bits), common_len(&bits, &first));
         }
     }
 }

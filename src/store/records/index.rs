@@ -2,8 +2,8 @@
 //!
 //! Each pin has an *ordinal*: the first pin of an account has 0, each further one the next, and none is given twice, so
 //! that ordinals are dense and in the order of `created`. Each [`Term`] that a pin has (such as "is pinned", or "has this
-//! name") leads to a *posting*, the set of the ordinals of such pins, in [chunks](chunk) of 65,536 ordinals. Chunks that are full of
-//! runs take a few bytes, those of something that one pin alone has take three, and none takes more than 8 KiB.
+//! name") leads to a *posting*, the set of the ordinals of such pins, in [chunks](chunk) of 32,000 ordinals. Chunks that are full of
+//! runs take a few bytes, those of something that one pin alone has take three, and none takes more than a page of the file.
 //!
 //! Digests fall anywhere, so the terms of new pins wait in the [`front`] until many of an account are written together.
 //!
@@ -16,7 +16,7 @@ use multihash_codetable::{Code, MultihashDigest};
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::RecordsError;
-use super::chunk;
+use super::chunk::{self, Chunk};
 use super::front;
 use super::names::{self, NameChange};
 use super::tables::{FRONT, POSTINGS};
@@ -28,9 +28,6 @@ pub(super) const PENDING_MAX: usize = 64 * 1024;
 
 /// Bytes of a digest within a term.
 const DIGEST_BYTES: usize = 16;
-
-/// Bits of an ordinal that tell pins of one chunk apart.
-const CHUNK_BITS: u32 = 16;
 
 /// The first byte of a term says what kind it is.
 mod kind {
@@ -166,17 +163,20 @@ fn digest(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
 /// The chunk that an ordinal is in, and what it is there.
 pub(super) fn split(ordinal: u64) -> Result<(u32, u16), RecordsError> {
     // An account may make a pin each millisecond, so this lasts for thousands of years.
-    let chunk = u32::try_from(ordinal >> CHUNK_BITS).map_err(|_| unreadable("an ordinal is too large"))?;
-    Ok((chunk, (ordinal & 0xffff) as u16))
+    let ordinals = u64::from(chunk::ORDINALS);
+    match (u32::try_from(ordinal / ordinals), u16::try_from(ordinal % ordinals)) {
+        (Ok(chunk), Ok(low)) => Ok((chunk, low)),
+        _ => Err(unreadable("an ordinal is too large")),
+    }
 }
 
 /// The ordinal of [`split`].
 pub(super) fn join(chunk: u32, low: u32) -> u64 {
-    u64::from(chunk) << CHUNK_BITS | u64::from(low)
+    u64::from(chunk) * u64::from(chunk::ORDINALS) + u64::from(low)
 }
 
 fn unreadable(reason: &str) -> RecordsError {
-    RecordsError::Codec { table: "postings", reason: reason.to_owned() }
+    RecordsError::Codec { table: "posting_chunks", reason: reason.to_owned() }
 }
 
 /// Whether an ordinal comes into a chunk or goes.
@@ -324,28 +324,21 @@ fn write_chunk(
     key: &[u8],
     toggles: &[Toggle],
 ) -> Result<(), RecordsError> {
-    let old = if let [(low, true)] = toggles {
+    let mut chunk = if let [(low, true)] = toggles {
         // Most terms are new: then there is no look before the write.
         let old = table.insert(key, chunk::of_one(*low).as_slice())?;
         let Some(old) = old else { return Ok(()) };
-        Some(chunk::decode(old.value())?)
+        Chunk::of(old.value())?
     } else {
-        table.get(key)?.map(|old| chunk::decode(old.value())).transpose()?
+        table.get(key)?.map_or_else(|| Ok(Chunk::empty()), |old| Chunk::of(old.value()))?
     };
-    let mut ordinals = old.unwrap_or_default();
     for (low, comes) in toggles {
-        let low = u32::from(*low);
-        if *comes {
-            ordinals.insert(low)
-        } else {
-            ordinals.remove(low)
-        };
+        chunk.set(*low, *comes);
     }
-    if ordinals.is_empty() {
-        table.remove(key)?;
-    } else {
-        table.insert(key, chunk::encode(&mut ordinals)?.as_slice())?;
-    }
+    match chunk.encode() {
+        Some(bytes) => table.insert(key, bytes.as_slice())?,
+        None => table.remove(key)?,
+    };
     Ok(())
 }
 
@@ -383,10 +376,14 @@ mod tests {
 
     #[test]
     fn ordinals_are_split_and_joined() {
-        for ordinal in [0, 1, 65_535, 65_536, (1 << 48) - 1] {
+        let end = (1 << 32) * u64::from(chunk::ORDINALS);
+        for ordinal in [0, 1, 31_999, 32_000, 65_536, end - 1] {
             let (chunk, low) = split(ordinal).unwrap();
+            assert!(low < chunk::ORDINALS);
             assert_eq!(join(chunk, low.into()), ordinal);
         }
-        assert!(split(1 << 48).is_err());
+        assert!(split(end).is_err());
+        // A search for a part of a name relies on it.
+        assert_eq!(names::split(join(1, 0)).1, 0, "a group of names reaches into another chunk");
     }
 }

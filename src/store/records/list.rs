@@ -443,9 +443,13 @@ fn search_chunk(
     let group_of = |low: u32| names::split(index::join(chunk, low)).0;
     let (first, last) = (group_of(first), group_of(last));
     let mut found = RoaringBitmap::new();
+    let start = index::join(chunk, 0);
     let mut run = |group: u64, bytes: &[u8]| {
         search.run(bytes, |low| {
-            found.insert((names::join(group, low) & 0xffff) as u32);
+            // No group reaches into another chunk, so there is always one.
+            if let Ok(low) = u32::try_from(names::join(group, low) - start) {
+                found.insert(low);
+            }
         })
     };
     if candidates.len() < (last - first) / GROUPS_SKIPPED_MIN {

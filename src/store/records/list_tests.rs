@@ -129,7 +129,8 @@ async fn change(records: &Records, random: &mut Random, model: &mut BTreeMap<i64
         steps.push((random.below(9), random.below(1 << 20), new_pin(random)));
     }
     // Accounts that have had more pins: their ordinals go on in another group or chunk.
-    let jump = random.one_in(8).then(|| (*random.pick(&USERS), *random.pick(&[1, 63, 64, 65_535, 65_536, 200_000])));
+    let jump =
+        random.one_in(8).then(|| (*random.pick(&USERS), *random.pick(&[1, 63, 64, 31_999, 32_000, 65_536, 200_000])));
     let fills = !random.one_in(3);
     let (mut pins, mut now) = (std::mem::take(model), *now_ms);
     (*model, *now_ms) = records

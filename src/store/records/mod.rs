@@ -39,7 +39,7 @@ pub use writer::Change;
 use writer::Writer;
 
 /// The version of the tables' layout that this code reads and writes.
-pub const SCHEMA_VERSION: u64 = 6;
+pub const SCHEMA_VERSION: u64 = 7;
 
 /// Why records can't be read or written. Cloned for every caller that shared a failed commit.
 #[derive(Debug, Clone, thiserror::Error)]

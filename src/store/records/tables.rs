@@ -30,7 +30,8 @@ pub(super) const PINS_BY_ORDINAL: TableDefinition<'static, (u64, u64), &'static 
 pub(super) const ACCOUNT_PINS: TableDefinition<'static, u64, (i64, u64, u64, bool)> =
     TableDefinition::new("account_pins");
 /// Chunks of postings: see [`super::index`].
-pub(super) const POSTINGS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("postings");
+pub(super) const POSTINGS: TableDefinition<'static, &'static [u8], &'static [u8]> =
+    TableDefinition::new("posting_chunks");
 /// Terms of an account's newest pins by (account, ordinal): see [`super::front`].
 pub(super) const FRONT: TableDefinition<'static, (u64, u64), &'static [u8]> = TableDefinition::new("postings_front");
 /// Groups of names by (account, number of the group): see [`super::names`].
@@ -55,6 +56,9 @@ pub(super) const ROOTS_BY_USER: TableDefinition<'static, (u64, &'static [u8]), (
 /// Distinct roots that an account has pinned and the bytes of their DAGs, by account.
 pub(super) const USAGE: TableDefinition<'static, u64, (u64, u64)> = TableDefinition::new("usage");
 
+/// Chunks of postings with 65,536 ordinals each, in files and backups of versions 3 to 6.
+pub(super) const OLD_POSTINGS: TableDefinition<'static, &'static [u8], &'static [u8]> =
+    TableDefinition::new("postings");
 /// The ordinal of an account's next pin, in files and backups of version 3.
 pub(super) const OLD_ORDINALS_NEXT: TableDefinition<'static, u64, u64> = TableDefinition::new("ordinals_next");
 /// The newest `created` that an account was ever given, in milliseconds, in files and backups of versions 1 to 3.
@@ -148,6 +152,7 @@ pub(super) fn each_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
 /// what this version has.
 pub(super) fn each_old_table(job: &mut impl EachTable) -> Result<(), RecordsError> {
     job.table(OLD_PINS_BY_USER)?;
+    job.table(OLD_POSTINGS)?;
     job.table(OLD_ORDINALS_NEXT)?;
     job.table(OLD_CREATED_LAST)
 }

@@ -402,8 +402,10 @@ async fn a_failed_pin_and_no_other_is_queued_again() {
 async fn downgrade(records: &Records, version: u64) {
     use super::tables::{
         ACCOUNT_PINS, EXPIRIES, HOOKS, NAMES, NOTICES, OLD_CREATED_LAST, OLD_ORDINALS_NEXT, OLD_PINS_BY_USER,
+        OLD_POSTINGS,
     };
     use super::tables::{PINS_BY_CREATED, PINS_BY_ORDINAL, PINS_FAILED, POSTINGS, ROOTS_BY_USER, USAGE};
+    use super::upgrade::tests::{postings_of, write_posting_of_6};
     use redb::{ReadableTable as _, TableHandle as _};
     let make_old = move |change: &Change<'_>| {
         let transaction = change.transaction();
@@ -416,7 +418,16 @@ async fn downgrade(records: &Records, version: u64) {
                 ordinals.insert(user.value(), row.value().1)?;
             }
         }
-        let mut newer = vec![HOOKS.name(), NOTICES.name()];
+        let mut newer = vec![POSTINGS.name()];
+        if version >= 3 {
+            let mut old = transaction.open_table(OLD_POSTINGS)?;
+            for (term, ordinals) in postings_of(&transaction.open_table(POSTINGS)?) {
+                write_posting_of_6(&mut old, &term, &ordinals);
+            }
+        }
+        if version < 6 {
+            newer.extend([HOOKS.name(), NOTICES.name()]);
+        }
         if version < 5 {
             newer.push(EXPIRIES.name());
         }
@@ -431,7 +442,7 @@ async fn downgrade(records: &Records, version: u64) {
             }
         }
         if version < 3 {
-            newer.extend([PINS_BY_CREATED.name(), PINS_BY_ORDINAL.name(), POSTINGS.name(), NAMES.name()]);
+            newer.extend([PINS_BY_CREATED.name(), PINS_BY_ORDINAL.name(), NAMES.name()]);
             newer.push(OLD_ORDINALS_NEXT.name());
         }
         if version == 1 {
@@ -451,7 +462,7 @@ async fn downgrade(records: &Records, version: u64) {
 
 #[tokio::test]
 async fn files_of_older_versions_are_upgraded_in_place() {
-    for version in [1, 2, 3, 4, 5] {
+    for version in 1..SCHEMA_VERSION {
         let directory = tempfile::tempdir().unwrap();
         let records = open(&directory);
         let failed = add(&records, 1, 0, None).await.id;
