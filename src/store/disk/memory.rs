@@ -100,7 +100,7 @@ mod tests {
     fn segments_are_aligned_also_in_memory_that_is_used_again() {
         for round in 0..3 {
             let pages: Vec<Page> =
-                (0..8).map(|number| Page::aligned(&[round * 8 + number; SEGMENT_PAGE_BYTES])).collect();
+                (0..8).map(|number| Page::aligned(&vec![round * 8 + number; SEGMENT_PAGE_BYTES])).collect();
             for (number, page) in pages.iter().enumerate() {
                 assert!(page.is_aligned() && page.as_ptr().addr().is_multiple_of(ALIGNMENT));
                 assert!(
@@ -110,6 +110,6 @@ mod tests {
             }
         }
         rest();
-        assert!(!Page::aligned(&[0; 4096]).is_aligned());
+        assert!(!Page::aligned(&vec![0; ALIGNMENT]).is_aligned());
     }
 }

@@ -132,6 +132,19 @@ struct Writing {
     flight: Option<Flight>,
 }
 
+impl Writing {
+    /// Waits for the commit that flies. To be called by all that touch the file.
+    fn land(&mut self) -> io::Result<()> {
+        if let Some(flight) = &self.flight {
+            flight.wait()?;
+            self.flight = None;
+            // Nobody has touched the file since it departed.
+            self.is_unsynced = false;
+        }
+        Ok(())
+    }
+}
+
 impl Disk {
     /// Opens the file at `path`, which must be there, and its journal, if there is one.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
@@ -156,17 +169,6 @@ impl Disk {
 
     fn writing(&self) -> MutexGuard<'_, Writing> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for the commit that flies. To be called by all that touch the file.
-    fn land(&self, writing: &mut Writing) -> io::Result<()> {
-        if let Some(flight) = &writing.flight {
-            flight.wait()?;
-            writing.flight = None;
-            // Nobody has touched the file since it departed.
-            writing.is_unsynced = false;
-        }
-        Ok(())
     }
 
     /// Empties the journal before the file is written in ways that it doesn't know.
@@ -206,7 +208,7 @@ impl Disk {
 
     /// Before the file is changed in a way that the journal doesn't know.
     fn leave_journal(&self, writing: &mut Writing) -> io::Result<()> {
-        self.land(writing)?;
+        writing.land()?;
         if writing.has_barrier {
             self.sync(writing)?;
         }
@@ -272,7 +274,7 @@ impl StorageBackend for Disk {
             COMMIT.set(Commit::Flying);
             return Ok(());
         }
-        self.land(&mut writing)?;
+        writing.land()?;
         let is_small = self.layers().held.bytes + HEADER_BYTES_MAX <= RECORD_BYTES_MAX;
         // Not the header of a commit that went past the journal: emptying the journal again costs the next one two waits more.
         let may_be_journalled = !matches!(commit, Commit::None | Commit::Durable);
@@ -305,7 +307,7 @@ impl StorageBackend for Disk {
         let mut writing = self.writing();
         let is_ahead = COMMIT.get().is_ahead();
         if !is_ahead {
-            self.land(&mut writing)?;
+            writing.land()?;
         }
         let (is_torn, is_held, bytes) = {
             let layers = self.layers();
@@ -331,7 +333,7 @@ impl StorageBackend for Disk {
 
     fn close(&self) -> Result<(), io::Error> {
         // What is held was never waited for, so nobody relies on it. What flies holds the file open.
-        let landed = self.land(&mut self.writing());
+        let landed = self.writing().land();
         self.file.close().and(landed)
     }
 
@@ -363,6 +365,6 @@ impl StorageBackend for Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // Who opens the file next must not meet somebody who still writes to it. An error was the answer to who waited.
-        let _ = self.land(&mut self.writing());
+        let _ = self.writing().land();
     }
 }
