@@ -36,7 +36,7 @@ impl Pins {
         match self {
             Self::Small if cfg!(debug_assertions) => 60,
             Self::Small => 400,
-            Self::Large => 24,
+            Self::Large => 16,
         }
     }
 
