@@ -2,7 +2,7 @@
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::swarm::{StreamProtocol, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Stream, SwarmBuilder, noise, tcp, yamux};
+use libp2p::{PeerId, Stream};
 use pinnace::bitswap::wire::WantKind;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::support::asker::Asker;
 use crate::support::daemon::Home;
 use crate::support::dag::leaf;
-use crate::support::{wire, within};
+use crate::support::{streams, wire, within};
 
 /// A node of the DHT that has asked something and leaves its stream open.
 struct Neighbour {
@@ -24,24 +24,8 @@ struct Neighbour {
 
 impl Neighbour {
     async fn start(address: &str) -> Self {
-        let address: Multiaddr = address.parse().unwrap();
-        let mut swarm = SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-            .unwrap()
-            .with_behaviour(|_| libp2p_stream::Behaviour::new())
-            .unwrap()
-            .build();
+        let (mut swarm, service) = streams::connected(address).await;
         let mut streams = swarm.behaviour().new_control();
-        swarm.dial(address).unwrap();
-        let service = within("connection", 10, async {
-            loop {
-                if let SwarmEvent::ConnectionEstablished { peer_id, .. } = swarm.select_next_some().await {
-                    return peer_id;
-                }
-            }
-        });
-        let service = service.await;
         let (sender, ended) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             loop {

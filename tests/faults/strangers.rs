@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::swarm::{StreamProtocol, SwarmEvent, dial_opts::DialOpts};
-use libp2p::{Multiaddr, PeerId, SwarmBuilder, noise, tcp, yamux};
+use libp2p::swarm::StreamProtocol;
+use libp2p::{Multiaddr, PeerId};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -12,7 +12,7 @@ use crate::support::asker::Asker;
 use crate::support::daemon::{Daemon, Home, run};
 use crate::support::dag::Dag;
 use crate::support::provider::Provider;
-use crate::support::{wire, within};
+use crate::support::{streams, wire, within};
 
 /// Connections that are made at once: more than there are places for half-open ones.
 const HALF_OPEN: usize = 600;
@@ -118,25 +118,9 @@ async fn a_flood_of_provider_records_and_streams_is_bounded() {
         .env("PINNACE_NETWORK__EXTERNAL", "/ip4/127.0.0.1/udp/9/quic-v1")
         .start()
         .await;
-    let at: Multiaddr = service.ready.multiaddr("/tcp/").parse().unwrap();
-    let mut swarm = SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
-        .unwrap()
-        .with_behaviour(|_| libp2p_stream::Behaviour::new())
-        .unwrap()
-        .build();
+    let (mut swarm, server) = streams::connected(&service.ready.multiaddr("/tcp/")).await;
     let own = *swarm.local_peer_id();
     let mut streams = swarm.behaviour().new_control();
-    swarm.dial(DialOpts::unknown_peer_id().address(at.clone()).build()).unwrap();
-    let server = within("connection", 10, async {
-        loop {
-            if let SwarmEvent::ConnectionEstablished { peer_id, .. } = swarm.select_next_some().await {
-                return peer_id;
-            }
-        }
-    });
-    let server = server.await;
     let swarm = tokio::spawn(async move {
         loop {
             swarm.select_next_some().await;

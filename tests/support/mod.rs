@@ -12,6 +12,7 @@ pub mod dag;
 pub mod link;
 pub mod peer;
 pub mod provider;
+pub mod streams;
 pub mod trustless;
 pub mod wire;
 
