@@ -18,7 +18,7 @@ use super::space::{Space, SpaceLimits, SpaceState};
 use super::{BlockStats, BlocksError, schema, scrub};
 use crate::model::Block;
 use crate::store::database::{self, Opener, Slot, begin_write};
-use crate::store::disk::{self, Flight};
+use crate::store::disk::{self, Flight, Reading};
 
 /// Packed bytes of blocks, by segment number.
 pub(super) const SEGMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("segments");
@@ -161,7 +161,10 @@ impl BlockFile {
         &self,
         job: impl FnOnce(&ReadTransaction) -> Result<T, BlocksError>,
     ) -> Result<T, BlocksError> {
-        self.with(|database| job(&database.begin_read()?))
+        self.with(|database| {
+            let _reading = Reading::begin();
+            job(&database.begin_read()?)
+        })
     }
 
     /// A transaction that reads the state of this moment, and where the blocks of `keys` are in it.
@@ -178,7 +181,10 @@ impl BlockFile {
         &self,
         job: impl FnOnce(&Newest<'_>) -> Result<T, BlocksError>,
     ) -> Result<T, BlocksError> {
-        self.with(|database| job(&Newest { database, recent: &self.recent }))
+        self.with(|database| {
+            let _reading = Reading::begin();
+            job(&Newest { database, recent: &self.recent })
+        })
     }
 
     /// As [`BlockFile::write`], holding the marks of a collection from before the job until after the commit. Not longer:

@@ -14,6 +14,7 @@ use super::scrub::{self, ScrubRecord};
 use super::whole::WholeDag;
 use super::{BlocksError, Shortage, SpaceState};
 use crate::model::{Block, SubDag};
+use crate::store::disk::Reading;
 
 /// What a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +185,7 @@ impl BlockSnapshot {
         let Some(key) = pack::key(cid) else {
             return Ok(Block::from_identity(*cid).map(|block| block.into_parts().1));
         };
+        let _reading = Reading::begin();
         let Some(place) = self.snapshot.open_table(INDEX)?.get(&*key)?.map(|place| Place::from_bytes(place.value()))
         else {
             return Ok(None);

@@ -2,8 +2,9 @@
 
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
-use super::tests::{Memory, get, insert, open, put};
+use super::tests::{Memory, get, insert, open, open_with, put};
 use super::*;
 use crate::model::Block;
 use crate::model::cids::codec;
@@ -95,6 +96,41 @@ fn nothing_overtakes_a_flight() {
             }
         }
     }
+}
+
+#[test]
+fn who_reads_waits_for_no_flight() {
+    const VALUES: u64 = 16;
+    let (file, journal) = (Memory::default(), Memory::default());
+    let mut builder = redb::Builder::new();
+    // Half of what is read, so that readers have to make room.
+    builder.set_cache_size(8 << 20);
+    let database = open_with(builder, &file, &journal);
+    let value = vec![9; 1 << 20];
+    for key in 0..VALUES {
+        put(&database, key, &value).unwrap();
+    }
+    put_ahead(&database, 1000, &vec![0; LARGE]).unwrap().unwrap().wait().unwrap();
+    // It frees the pages of the value before. What redb notes about that stays in its cache, to be written with the next commit.
+    let flight = put_ahead_after(&database, 1000, &vec![7; LARGE], || file.close_gate()).unwrap().unwrap();
+    file.wait_at_gate();
+    let (sender, all_read) = mpsc::channel();
+    let read = thread::scope(|scope| {
+        scope.spawn(|| {
+            let _reading = Reading::begin();
+            let found = (0..VALUES).all(|key| get(&database, key).as_ref() == Some(&value));
+            sender.send(found).unwrap();
+        });
+        let read = all_read.recv_timeout(Duration::from_secs(60));
+        file.open_gate();
+        read
+    });
+    assert_eq!(read, Ok(true), "a reader waited for the disk");
+    flight.wait().unwrap();
+    // What the reader was refused failed nothing.
+    put(&database, 1, b"one").unwrap();
+    assert_eq!(get(&database, 1).as_deref(), Some(b"one".as_slice()));
+    assert!(found_after_crash(&file, &journal, 1000) == Some(vec![7; LARGE]));
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod flight_tests;
 mod journal;
 mod memory;
 mod pages;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +46,8 @@ use journal::{Journal, JournalPath, RECORD_BYTES_MAX};
 pub(super) use journal::{JournalFile, remove_journal};
 pub(super) use memory::rest;
 use memory::{ALIGNMENT, Page};
-use pages::{Layers, Pages};
+use pages::Layers;
+pub(super) use reading::Reading;
 
 /// Bytes of pages that are held at most: a whole commit of large blocks, with what it changes in the trees.
 const HELD_BYTES_MAX: usize = 24 * 1024 * 1024;
@@ -171,6 +173,13 @@ impl Disk {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is held is in the file.
+    fn let_go_of_held(&self) {
+        let held = std::mem::take(&mut self.layers_mut().held);
+        // Thousands of pages are freed after the lock is free.
+        drop(held);
+    }
+
     /// Empties the journal before the file is written in ways that it doesn't know.
     fn empty_journal(&self, writing: &mut Writing) -> io::Result<()> {
         if !writing.journal.is_empty() {
@@ -193,7 +202,7 @@ impl Disk {
             self.layers_mut().ordered = Arc::default();
         }
         self.layers().held.write(&*self.file, 0..)?;
-        self.layers_mut().held = Pages::default();
+        self.let_go_of_held();
         Ok(())
     }
 
@@ -240,7 +249,7 @@ impl Disk {
         if let Some(header) = self.layers().held.pages.get(&0) {
             self.file.write(0, header)?;
         }
-        self.layers_mut().held = Pages::default();
+        self.let_go_of_held();
         Ok(true)
     }
 }
@@ -304,6 +313,9 @@ impl StorageBackend for Disk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        if reading::is_reading() {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "pages are written by those who commit them"));
+        }
         let mut writing = self.writing();
         let is_ahead = COMMIT.get().is_ahead();
         if !is_ahead {

@@ -139,8 +139,11 @@ impl JournalFile for Memory {
 }
 
 pub(super) fn open(file: &Memory, journal: &Memory) -> Database {
+    open_with(Builder::new(), file, journal)
+}
+
+pub(super) fn open_with(mut builder: Builder, file: &Memory, journal: &Memory) -> Database {
     let disk = Disk::new(Box::new(file.clone()), Box::new(journal.clone())).unwrap();
-    let builder = &mut Builder::new();
     builder.set_repair_callback(redb::RepairSession::abort).create_with_backend(disk).unwrap()
 }
 

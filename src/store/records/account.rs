@@ -39,7 +39,8 @@ impl Records {
 
     /// Ids of at most `max` pins of an account, the oldest first.
     pub fn pins_of(&self, user: UserId, max: usize) -> Result<Vec<PinId>, RecordsError> {
-        let by_created = self.read()?.open_table(super::tables::PINS_BY_CREATED)?;
+        let snapshot = self.read()?;
+        let by_created = snapshot.open_table(super::tables::PINS_BY_CREATED)?;
         let range = by_created.range((user.0, i64::MIN)..=(user.0, i64::MAX))?;
         range.take(max).map(|entry| Ok(PinId(uuid::Uuid::from_bytes(*entry?.1.value().0)))).collect()
     }

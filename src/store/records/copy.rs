@@ -14,7 +14,7 @@ const COMMIT_ENTRIES: usize = 1000;
 impl Records {
     /// The state of this moment, for a backup.
     pub(in crate::store) fn snapshot(&self) -> Result<ReadTransaction, RecordsError> {
-        self.read()
+        Ok(self.read()?.transaction)
     }
 }
 

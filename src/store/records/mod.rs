@@ -20,6 +20,7 @@ mod usage;
 mod users;
 mod writer;
 
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use redb::{ReadTransaction, ReadableDatabase};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::database::{self, Opener, Slot};
+use super::disk::Reading;
 pub(super) use copy::{CopyInError, copy_in, copy_out};
 pub use finish::{Finished, over_quota};
 pub use notices::{Attempt, HookRecord, NextNotice, NoticeNews, NoticeRecord, PinEvent};
@@ -149,13 +151,30 @@ impl Records {
 
     /// A value that belongs to the whole installation, such as a key.
     pub fn meta<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, RecordsError> {
-        let table = self.read()?.open_table(META)?;
+        let snapshot = self.read()?;
+        let table = snapshot.open_table(META)?;
         table.get(key)?.map(|value| decode("meta", value.value())).transpose()
     }
 
-    /// A snapshot to read from.
-    fn read(&self) -> Result<ReadTransaction, RecordsError> {
-        Ok(self.file.with(ReadableDatabase::begin_read).map_err(RecordsError::OutOfService)??)
+    /// A snapshot to read from. What is opened of it isn't to outlive it: see [`Reading`].
+    fn read(&self) -> Result<Snapshot, RecordsError> {
+        let reading = Reading::begin();
+        let transaction = self.file.with(ReadableDatabase::begin_read).map_err(RecordsError::OutOfService)??;
+        Ok(Snapshot { transaction, _reading: reading })
+    }
+}
+
+/// One state of the records, for the thread that began to read it.
+struct Snapshot {
+    transaction: ReadTransaction,
+    _reading: Reading,
+}
+
+impl Deref for Snapshot {
+    type Target = ReadTransaction;
+
+    fn deref(&self) -> &ReadTransaction {
+        &self.transaction
     }
 }
 

@@ -140,7 +140,8 @@ impl NoticeNews {
 impl Records {
     /// The webhook of an account.
     pub fn hook(&self, user: UserId) -> Result<Option<HookRecord>, RecordsError> {
-        let hooks = self.read()?.open_table(HOOKS)?;
+        let snapshot = self.read()?;
+        let hooks = snapshot.open_table(HOOKS)?;
         hooks.get(user.0)?.map(|value| decode("hooks", value.value())).transpose()
     }
 

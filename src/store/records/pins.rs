@@ -120,7 +120,8 @@ pub enum PinSet {
 impl Records {
     /// The pin with this id, whoever owns it.
     pub fn get(&self, id: PinId) -> Result<Option<PinRecord>, RecordsError> {
-        let table = self.read()?.open_table(PINS)?;
+        let snapshot = self.read()?;
+        let table = snapshot.open_table(PINS)?;
         table.get(id.as_bytes())?.map(|value| decode("pins", value.value())).transpose()
     }
 
@@ -144,7 +145,8 @@ impl Records {
     /// The roots that at most `max` pins keep, in the order of their ids, from the one after `after` on: a pin's own, and
     /// those that it replaced.
     pub fn roots(&self, after: Option<PinId>, max: usize) -> Result<Vec<(PinId, Vec<Cid>)>, RecordsError> {
-        let pins = self.read()?.open_table(PINS)?;
+        let snapshot = self.read()?;
+        let pins = snapshot.open_table(PINS)?;
         let start = after.map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(*id.as_bytes()));
         let mut roots = Vec::new();
         for entry in pins.range::<&[u8; 16]>((start.as_ref(), std::ops::Bound::Unbounded))?.take(max) {
@@ -167,7 +169,8 @@ impl Records {
 
     /// At most `max` pins of all accounts in the order of their ids, from the one after `after` on.
     pub fn pins(&self, after: Option<PinId>, max: usize) -> Result<Vec<PinRecord>, RecordsError> {
-        let pins = self.read()?.open_table(PINS)?;
+        let snapshot = self.read()?;
+        let pins = snapshot.open_table(PINS)?;
         let start = after.map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(*id.as_bytes()));
         let range = pins.range::<&[u8; 16]>((start.as_ref(), std::ops::Bound::Unbounded))?;
         range.take(max).map(|entry| decode("pins", entry?.1.value())).collect()
@@ -175,7 +178,8 @@ impl Records {
 
     /// The pins of all accounts that go at this time or before, at most `max`, and when the one after those goes.
     pub fn expired(&self, now_ms: i64, max: usize) -> Result<(Vec<PinId>, Option<i64>), RecordsError> {
-        let expiries = self.read()?.open_table(EXPIRIES)?;
+        let snapshot = self.read()?;
+        let expiries = snapshot.open_table(EXPIRIES)?;
         let mut expired = Vec::new();
         for entry in expiries.iter()? {
             let key = entry?.0;

@@ -103,7 +103,8 @@ pub struct TokenRecord {
 impl Records {
     /// The token with this `jti`; `None` when it never was or is revoked.
     pub fn token(&self, id: TokenId) -> Result<Option<TokenRecord>, RecordsError> {
-        let table = self.read()?.open_table(TOKENS)?;
+        let snapshot = self.read()?;
+        let table = snapshot.open_table(TOKENS)?;
         table.get(id.0.as_bytes())?.map(|value| decode("tokens", value.value())).transpose()
     }
 }

@@ -133,14 +133,16 @@ impl Records {
 
     /// At most `max` accounts in the order in which they were made, from the one after `after` on.
     pub fn users(&self, after: Option<UserId>, max: usize) -> Result<Vec<UserRecord>, RecordsError> {
-        let table = self.read()?.open_table(USERS)?;
+        let snapshot = self.read()?;
+        let table = snapshot.open_table(USERS)?;
         let start = after.map_or(0, |id| id.0.saturating_add(1));
         table.range(start..)?.take(max).map(|entry| decode("users", entry?.1.value())).collect()
     }
 
     /// The account with this number.
     pub fn user(&self, id: UserId) -> Result<Option<UserRecord>, RecordsError> {
-        let table = self.read()?.open_table(USERS)?;
+        let snapshot = self.read()?;
+        let table = snapshot.open_table(USERS)?;
         table.get(id.0)?.map(|value| decode("users", value.value())).transpose()
     }
 
