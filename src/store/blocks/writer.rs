@@ -33,8 +33,8 @@ const COMMIT_SMALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 const COMMIT_BLOCKS_MAX: usize = 65_536;
 
 /// Bytes of blocks from which on a commit may fly, and is packed while the one before it flies. A smaller one waits, so that what
-/// comes meanwhile shares its wait for the disk.
-const AHEAD_BYTES_MIN: usize = COMMIT_BYTES_MAX / 2;
+/// comes meanwhile shares its wait for the disk. A fetch at full speed hands over 4 MiB at a time.
+const AHEAD_BYTES_MIN: usize = COMMIT_BYTES_MAX / 8;
 
 /// Up to this length, in bytes, a block costs a commit at least as much for its page of the index as for its data.
 const SMALL_BLOCK_BYTES: usize = 4096;
