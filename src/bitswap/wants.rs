@@ -16,6 +16,9 @@ use crate::model::limits::WANTS_PER_PEER_MAX;
 /// Wants in one message: about 24 KiB.
 const WANTS_PER_MESSAGE_MAX: usize = 512;
 
+/// Wants of a peer that are remembered for having been taken back: about 100 bytes of memory each.
+const TAKEN_BACK_MAX: usize = 1024;
+
 /// Who wants something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
@@ -33,6 +36,8 @@ struct PeerWant {
     queued: bool,
     /// What the peer said since it was last asked: saying it again is no news.
     presence: Option<Presence>,
+    /// Whether the peer was told of it more than once. What comes may answer the first time, and then it would come again.
+    again: bool,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +49,8 @@ struct PeerWants {
     changed: VecDeque<Cid>,
     /// Wants to take back.
     cancels: Vec<Cid>,
+    /// What was taken back, lately: the peer may have sent it before it knew.
+    taken_back: HashSet<Cid>,
     /// How many of `wants` the peer was told of: it forgets those above its limit, so no more are sent.
     sent_count: usize,
     /// A message is on its way.
@@ -96,12 +103,18 @@ impl Wants {
         let want = match list.wants.entry(cid) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
+                let cancels = list.cancels.len();
                 list.cancels.retain(|cancelled| *cancelled != cid);
+                // The peer was never told that it was taken back, so it has it still.
+                let sent = (list.cancels.len() < cancels).then_some(kind);
+                list.sent_count += usize::from(sent.is_some());
+                let again = list.taken_back.remove(&cid);
                 list.orders += 1;
-                let order = list.orders;
-                entry.insert(PeerWant { kind, order, sessions: Vec::new(), sent: None, queued: false, presence: None })
+                let (order, sessions) = (list.orders, Vec::new());
+                entry.insert(PeerWant { kind, order, sessions, sent, queued: false, presence: None, again })
             }
         };
+        want.again |= want.sent.is_some();
         if kind == WantKind::Block {
             want.kind = WantKind::Block;
         }
@@ -140,7 +153,7 @@ impl Wants {
         if let Some(want) = self.peers.get_mut(&peer).and_then(|list| list.wants.get_mut(cid)) {
             want.sessions.retain(|other| *other != session);
             if want.sessions.is_empty() {
-                self.remove_want(peer, cid, true);
+                self.remove_want(peer, cid, false);
             }
         }
         self.drop_interest(session, peer, cid);
@@ -174,7 +187,7 @@ impl Wants {
                     asked.remove(&(peer, cid));
                 }
             }
-            self.remove_want(peer, &cid, peer != from);
+            self.remove_want(peer, &cid, peer == from);
         }
         for (session, cid) in &interest.sessions {
             if let Some(released) = self.released.get_mut(session) {
@@ -198,6 +211,12 @@ impl Wants {
     /// Whether anything is wanted of the peer.
     pub fn wants_of(&self, peer: PeerNumber) -> bool {
         self.peers.get(&peer).is_some_and(|list| !list.wants.is_empty() || list.in_flight)
+    }
+
+    /// Who asked the peer for something that hasn't come yet.
+    pub fn sessions_asking(&self, peer: PeerNumber) -> BTreeSet<SessionId> {
+        let wants = self.peers.get(&peer).into_iter().flat_map(|list| list.wants.values());
+        wants.flat_map(|want| want.sessions.iter().copied()).collect()
     }
 
     /// Whether nothing is wanted of anyone, and nobody is remembered to want anything.
@@ -237,7 +256,8 @@ impl Wants {
         }
     }
 
-    fn remove_want(&mut self, peer: PeerNumber, cid: &Cid, cancel: bool) {
+    /// The want needn't be taken back from a peer that has answered it, and not twice.
+    fn remove_want(&mut self, peer: PeerNumber, cid: &Cid, is_answered: bool) {
         let Some(list) = self.peers.get_mut(&peer) else { return };
         let Some(want) = list.wants.remove(cid) else { return };
         if want.queued {
@@ -245,8 +265,12 @@ impl Wants {
         }
         if want.sent.is_some() {
             list.sent_count -= 1;
-            if cancel {
+            if !is_answered || want.again {
                 list.cancels.push(*cid);
+                if list.taken_back.len() == TAKEN_BACK_MAX {
+                    list.taken_back.clear();
+                }
+                list.taken_back.insert(*cid);
             }
         }
         self.mark_ready(peer);
@@ -287,6 +311,7 @@ impl PeerWants {
             self.cancels.clear();
             self.sent_count = 0;
             for want in self.wants.values_mut() {
+                want.again |= want.sent.is_some();
                 want.sent = None;
                 want.queued = true;
             }
@@ -400,6 +425,43 @@ mod tests {
         assert_eq!(sent, WANTS_PER_PEER_MAX);
         wants.handle_block(PEER, &blocks[0]);
         assert_eq!(wants.poll_message().unwrap().1.wants.len(), 1);
+    }
+
+    #[test]
+    fn what_is_taken_back_twice_before_the_peer_was_told_is_taken_back_in_the_end() {
+        let mut wants = connected();
+        let cid = *block(1).cid();
+        wants.ask(SESSION, PEER, cid, WantKind::Block);
+        assert_eq!(messages(&mut wants).len(), 1);
+        // All while that message is being written.
+        wants.withdraw(SESSION, PEER, &cid);
+        wants.ask(SESSION, PEER, cid, WantKind::Block);
+        wants.withdraw(SESSION, PEER, &cid);
+        wants.sent(PEER, true);
+        let (_, message) = wants.poll_message().unwrap();
+        assert_eq!((message.wants.len(), message.wants[0].cid, message.wants[0].cancel), (1, cid, true));
+    }
+
+    #[test]
+    fn an_answer_that_was_on_its_way_takes_the_second_question_back() {
+        let mut wants = connected();
+        let block = block(1);
+        for _ in 0..2 {
+            wants.ask(SESSION, PEER, *block.cid(), WantKind::Block);
+            let (_, message) = wants.poll_message().unwrap();
+            assert!(!message.wants[0].cancel);
+            wants.sent(PEER, true);
+            wants.release(SESSION, PEER, block.cid());
+            let (_, message) = wants.poll_message().unwrap();
+            assert!(message.wants[0].cancel);
+            wants.sent(PEER, true);
+        }
+        wants.ask(SESSION, PEER, *block.cid(), WantKind::Block);
+        messages(&mut wants);
+        wants.sent(PEER, true);
+        assert_eq!(wants.handle_block(PEER, &block), [(SESSION, *block.cid())]);
+        let (_, message) = wants.poll_message().unwrap();
+        assert!(message.wants[0].cancel, "it would send it once more");
     }
 
     #[test]

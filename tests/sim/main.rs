@@ -21,14 +21,17 @@ use world::{Report, World};
 /// Seeds that every run of the tests goes through.
 const FIXED_SEEDS: std::ops::Range<u64> = 0..600;
 
+/// Others in which something went wrong once.
+const FOUND_SEEDS: [u64; 3] = [2209, 3260, 4922];
+
 /// Seeds that differ from run to run.
 const OTHER_SEEDS: u64 = 200;
 
 /// Bytes that come twice, of 1,000 bytes of DAGs, over all seeds in which they have no reason to.
-const DUPLICATES_PER_THOUSAND_MAX: u64 = 40;
+const DUPLICATES_PER_THOUSAND_MAX: u64 = 30;
 
 /// The same, over links on which one block takes longer than half a second.
-const SLOW_DUPLICATES_PER_THOUSAND_MAX: u64 = 100;
+const SLOW_DUPLICATES_PER_THOUSAND_MAX: u64 = 40;
 
 /// Failures that are told before the rest is left alone.
 const FAILURES_MAX: usize = 20;
@@ -48,7 +51,11 @@ fn run_all(seeds: impl Iterator<Item = u64>) {
         count += 1;
         match catch_unwind(AssertUnwindSafe(|| run(seed, false))) {
             Ok(report) => {
-                most_duplicates.push((report.swift.duplicates, seed));
+                most_duplicates.push((
+                    report.swift.duplicates + report.slow.duplicates,
+                    report.slow.duplicates > 0,
+                    seed,
+                ));
                 total.done += report.done;
                 total.stalled += report.stalled;
                 total.dag_bytes += report.dag_bytes;
@@ -71,7 +78,7 @@ fn run_all(seeds: impl Iterator<Item = u64>) {
     most_duplicates.sort_unstable_by(|one, other| other.cmp(one));
     most_duplicates.truncate(10);
     println!("{count} seeds: {total:?}");
-    println!("most duplicate bytes, with their seeds: {most_duplicates:?}");
+    println!("most duplicate bytes, whether over slow links, and their seeds: {most_duplicates:?}");
     assert_eq!(failures, 0, "{failures} of {count} seeds failed");
     let (swift, slow) = (total.swift.per_thousand(), total.slow.per_thousand());
     assert!(swift < DUPLICATES_PER_THOUSAND_MAX, "of 1000 bytes, {swift} came again");
@@ -98,6 +105,6 @@ fn every_dag_with_an_honest_provider_comes_whole_and_nothing_else_does() {
         return run_all(number(from)..number(to));
     }
     let base = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() << 16;
-    println!("seeds {FIXED_SEEDS:?}, and {OTHER_SEEDS} from {base} on");
-    run_all(FIXED_SEEDS.chain(base..base + OTHER_SEEDS));
+    println!("seeds {FIXED_SEEDS:?}, {FOUND_SEEDS:?}, and {OTHER_SEEDS} from {base} on");
+    run_all(FIXED_SEEDS.chain(FOUND_SEEDS).chain(base..base + OTHER_SEEDS));
 }
