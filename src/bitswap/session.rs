@@ -72,6 +72,8 @@ struct Peer {
     active_at: Instant,
     /// How often it was late since it last delivered.
     late: u32,
+    /// When a part of a block last came from it, or of something else that it was asked for.
+    sending_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -152,7 +154,7 @@ impl Session {
 
     /// A peer is connected; `provider` says that it is named as an origin.
     pub fn peer_connected(&mut self, peer: PeerNumber, provider: bool, now: Instant) {
-        let new = Peer { outstanding: 0, pace: Pace::new(now), active_at: now, late: 0 };
+        let new = Peer { outstanding: 0, pace: Pace::new(now), active_at: now, late: 0, sending_at: None };
         self.peers.entry(peer).or_insert(new);
         if provider {
             self.providers.insert(peer);
@@ -224,6 +226,14 @@ impl Session {
             }
         }
         true
+    }
+
+    /// A part of something came from a peer; what it is isn't known yet.
+    pub fn handle_part(&mut self, from: PeerNumber, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.outstanding > 0) {
+            peer.active_at = now;
+            peer.sending_at = Some(now);
+        }
     }
 
     /// A peer says that it has a block: it is asked for it, and for others.

@@ -284,6 +284,7 @@ impl FetchCore {
             SessionEvent::PeerGone(peer) => self.session.peer_gone(peer),
             SessionEvent::Have { from, cid } => self.session.handle_have(from, &cid),
             SessionEvent::DontHave { from, cid } => self.session.handle_dont_have(from, &cid, now),
+            SessionEvent::Part(from) => self.session.handle_part(from, now),
             SessionEvent::Block { from, block } => {
                 let bytes = block.data().len() as u64;
                 if self.session.handle_block(from, block.cid(), bytes, now) {

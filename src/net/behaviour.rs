@@ -58,6 +58,8 @@ pub enum Event {
     Unsupported(PeerId),
     /// A message came.
     Message(PeerId, Incoming),
+    /// A part came of a message that takes its time.
+    Part(PeerId),
     /// The oldest unacknowledged message of the lane was written, or lost.
     Sent(PeerId, Lane, bool),
     /// A stream for our messages is open, and this is what it speaks.
@@ -213,6 +215,7 @@ impl NetworkBehaviour for Bitswap {
             state.and_then(|state| state.connections.iter_mut().find(|connection| connection.id == Some(id)));
         let event = match event {
             FromHandler::Message(message) => Event::Message(peer, message),
+            FromHandler::Part => Event::Part(peer),
             FromHandler::Misbehaved(reason) => Event::Misbehaved(peer, reason),
             FromHandler::Agreed(protocol) => Event::Agreed(peer, protocol),
             FromHandler::Sent(lane, delivered) => {

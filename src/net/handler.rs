@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::{self, BoxFuture};
@@ -46,6 +46,9 @@ const FIRST_READ_BYTES: usize = 4 * 1024;
 
 /// The room that is made for the rest of a message at first: a block of 256 KiB, as most are, fits.
 const READ_BYTES: usize = 264 * 1024;
+
+/// How often it is said that a part of a message came, while the rest hasn't.
+const PART_PERIOD: Duration = Duration::from_millis(500);
 
 /// How long ending a stream that its peer has ended may take.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
@@ -87,6 +90,8 @@ pub enum ToHandler {
 pub enum FromHandler {
     /// A message came.
     Message(Incoming),
+    /// A part came of a message that takes longer than [`PART_PERIOD`].
+    Part,
     /// The oldest message of the lane was written, or couldn't be.
     Sent(Lane, bool),
     /// A stream for our messages is open, and this is what it speaks.
@@ -143,47 +148,58 @@ struct Reader {
     bytes: Share,
     buffer: BytesMut,
     filled: usize,
+    /// The message that is being read, once it has said its length.
+    unfinished: Option<Unfinished>,
     /// The stream's place among those that may be open.
     _place: Share,
 }
 
-type Read = (Reader, io::Result<Option<Incoming>>);
+/// A message of which a part came.
+struct Unfinished {
+    length: usize,
+    /// How much of it had come when that was last said, or it began, and when that was.
+    told: usize,
+    told_at: Instant,
+}
 
-/// Reads one message; `None` is the orderly end of the stream.
+/// What came through a stream.
+enum Came {
+    Message(Incoming),
+    /// A part of a message.
+    Part,
+    /// The orderly end.
+    End,
+}
+
+type Read = (Reader, io::Result<Came>);
+
+/// Reads one message, or a part of it when that takes long.
 async fn read(mut reader: Reader) -> Read {
     let result = read_message(&mut reader).await;
-    reader.bytes.release();
-    if matches!(result, Ok(None)) {
+    if !matches!(result, Ok(Came::Part)) {
+        reader.bytes.release();
+    }
+    if matches!(result, Ok(Came::End)) {
         // Closing our side too spares the peer a reset. It needs no answer, so a dead peer must not hold it up.
         let _ = tokio::time::timeout(CLOSE_MAX, reader.stream.close()).await;
     }
     (reader, result)
 }
 
-async fn read_message(reader: &mut Reader) -> io::Result<Option<Incoming>> {
-    let length = loop {
-        match unsigned_varint::decode::usize(&reader.buffer[..reader.filled]) {
-            Ok((length, rest)) => {
-                let used = reader.filled - rest.len();
-                let _ = reader.buffer.split_to(used);
-                reader.filled -= used;
-                break length;
-            }
-            Err(unsigned_varint::decode::Error::Insufficient) => {
-                // A stream may rest between messages as long as it likes; it costs nothing.
-                let first = reader.filled == 0;
-                if fill(reader, FIRST_READ_BYTES, !first).await? == 0 {
-                    return if first { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
-                }
-            }
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
-        }
+async fn read_message(reader: &mut Reader) -> io::Result<Came> {
+    let unfinished = match reader.unfinished.take() {
+        Some(unfinished) => unfinished,
+        None => match read_length(reader).await? {
+            Some(length) => Unfinished { length, told: 0, told_at: Instant::now() },
+            None => return Ok(Came::End),
+        },
     };
-    if length > MESSAGE_BYTES_MAX {
-        let text = format!("a message of {length} bytes is over the limit of {MESSAGE_BYTES_MAX}");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
+    let length = unfinished.length;
     while reader.filled < length {
+        if unfinished.told_at.elapsed() >= PART_PERIOD && reader.filled > unfinished.told {
+            reader.unfinished = Some(Unfinished { length, told: reader.filled, told_at: Instant::now() });
+            return Ok(Came::Part);
+        }
         // What is announced is not believed before a good part of it came.
         let room = if reader.filled < READ_BYTES { length.min(READ_BYTES) } else { length };
         if fill(reader, room, true).await? == 0 {
@@ -196,7 +212,34 @@ async fn read_message(reader: &mut Reader) -> io::Result<Option<Incoming>> {
         // A view of the message's memory would keep all of it for as long as the stream rests.
         reader.buffer = BytesMut::from(&reader.buffer[..reader.filled]);
     }
-    wire::decode(message).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    let decoded = wire::decode(message);
+    decoded.map(Came::Message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+/// Reads how long the next message is; `None` is the orderly end of the stream.
+async fn read_length(reader: &mut Reader) -> io::Result<Option<usize>> {
+    loop {
+        match unsigned_varint::decode::usize(&reader.buffer[..reader.filled]) {
+            Ok((length, rest)) => {
+                let used = reader.filled - rest.len();
+                let _ = reader.buffer.split_to(used);
+                reader.filled -= used;
+                if length > MESSAGE_BYTES_MAX {
+                    let text = format!("a message of {length} bytes is over the limit of {MESSAGE_BYTES_MAX}");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                }
+                return Ok(Some(length));
+            }
+            Err(unsigned_varint::decode::Error::Insufficient) => {
+                // A stream may rest between messages as long as it likes; it costs nothing.
+                let first = reader.filled == 0;
+                if fill(reader, FIRST_READ_BYTES, !first).await? == 0 {
+                    return if first { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                }
+            }
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+        }
+    }
 }
 
 /// Reads some bytes more, with room for `room` bytes in all when the present room is used up.
@@ -250,6 +293,8 @@ pub struct Handler {
     inbound_streams: Arc<AtomicUsize>,
     outbound: Outbound,
     failures: u32,
+    /// When it was last said that a part of a message came.
+    part_told_at: Option<Instant>,
     /// Of each [`Lane`].
     queues: [VecDeque<Outgoing>; Lane::ALL.len()],
     events: VecDeque<FromHandler>,
@@ -265,6 +310,7 @@ impl Handler {
             inbound_streams: Arc::default(),
             outbound: Outbound::None,
             failures: 0,
+            part_told_at: None,
             queues: Default::default(),
             events: VecDeque::new(),
             keep_alive,
@@ -344,11 +390,19 @@ impl Handler {
     fn poll_inbound(&mut self, context: &mut Context<'_>) -> Option<FromHandler> {
         while let Poll::Ready(Some((reader, result))) = self.inbound.poll_next_unpin(context) {
             match result {
-                Ok(Some(message)) => {
+                Ok(Came::Message(message)) => {
                     self.inbound.push(read(reader).boxed());
                     return Some(FromHandler::Message(message));
                 }
-                Ok(None) => {}
+                Ok(Came::Part) => {
+                    self.inbound.push(read(reader).boxed());
+                    // However many streams there are.
+                    if self.part_told_at.is_none_or(|told_at| told_at.elapsed() >= PART_PERIOD) {
+                        self.part_told_at = Some(Instant::now());
+                        return Some(FromHandler::Part);
+                    }
+                }
+                Ok(Came::End) => {}
                 Err(error) => match error.kind() {
                     io::ErrorKind::InvalidData | io::ErrorKind::QuotaExceeded | io::ErrorKind::TimedOut => {
                         return Some(FromHandler::Misbehaved(error.to_string()));
@@ -413,7 +467,8 @@ impl ConnectionHandler for Handler {
                     self.events.push_back(FromHandler::Supported);
                 }
                 let bytes = INBOUND_BYTES.share(&self.inbound_bytes);
-                let reader = Reader { stream, bytes, buffer: BytesMut::new(), filled: 0, _place: place };
+                let reader =
+                    Reader { stream, bytes, buffer: BytesMut::new(), filled: 0, unfinished: None, _place: place };
                 self.inbound.push(read(reader).boxed());
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {

@@ -636,6 +636,11 @@ impl EventLoop {
                     self.update_keep_alive(number);
                 }
             }
+            behaviour::Event::Part(peer) => {
+                if let Some(number) = self.numbers.get(&peer).copied() {
+                    self.note_part(number);
+                }
+            }
             behaviour::Event::Sent(peer, lane, delivered) => {
                 if let Some(number) = self.numbers.get(&peer).copied() {
                     match lane {
@@ -704,6 +709,15 @@ impl EventLoop {
         }
         for block in message.blocks {
             self.deliver(from, &block);
+        }
+    }
+
+    /// Tells those who asked a peer for something that it is at it.
+    fn note_part(&self, from: PeerNumber) {
+        for session in self.wants.sessions_asking(from) {
+            if let Some(state) = self.sessions.get(&session) {
+                let _ = state.events.send(SessionEvent::Part(from));
+            }
         }
     }
 

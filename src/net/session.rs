@@ -29,6 +29,9 @@ pub enum SessionEvent {
         /// The block.
         block: Block,
     },
+    /// A part of a message came from a peer that was asked. It isn't known whether it has what was asked for.
+    /// Comes at most twice a second from each connection.
+    Part(PeerNumber),
     /// A peer that was asked has a block.
     Have {
         /// Which peer.

@@ -1,17 +1,19 @@
 //! Origins that lie, leave, or don't exist.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use libp2p::identity::Keypair;
-use pinnace::bitswap::wire::{Outgoing, WantKind};
+use pinnace::bitswap::wire::{Incoming, Outgoing, Protocol, WantKind, encode};
 
 use crate::support::api::{blocks_fetched, details};
 use crate::support::asker::{Answer, Asker};
 use crate::support::daemon::Home;
 use crate::support::dag::{Dag, leaf};
 use crate::support::link::Link;
-use crate::support::provider::{Provider, unreachable_origin};
-use crate::support::wire;
+use crate::support::peer::Peer;
+use crate::support::provider::{Provider, read_all, unreachable_origin};
+use crate::support::{wire, within};
 
 const FREE_PORT: &str = "/ip4/127.0.0.1/tcp/0";
 
@@ -40,6 +42,39 @@ async fn blocks_that_do_not_match_their_cid_never_count() {
     honest.dial(&service.ready.multiaddr("/tcp/")).await;
     api.wait_pinned(&pin, 25).await;
     asker.compare(&dag).await;
+}
+
+#[tokio::test]
+async fn a_block_that_comes_slowly_is_not_asked_of_another_as_well() {
+    let (root, data) = leaf("slowly", 300_000);
+    let (slow, inbound) = Peer::start().await;
+    let mut wants = read_all(inbound);
+    let other = Provider::start(&Dag { root, blocks: vec![(root, data.clone())] }).await;
+    let home = Home::new();
+    let service = home.start().await;
+    let api = service.api();
+    let pin = api.add(&root, &[slow.address.to_string(), other.unreachable_origin()]).await;
+    let asks = |message: &Incoming| message.wants.iter().any(|want| want.cid == root && want.kind == WantKind::Block);
+    let asker = within("the want", 20, async {
+        loop {
+            match wants.recv().await.expect("the peer runs") {
+                (from, Some(message)) if asks(&message) => return from,
+                _ => {}
+            }
+        }
+    });
+    let asker = asker.await;
+    other.dial(&service.ready.multiaddr("/tcp/")).await;
+    // For eight seconds: a peer that sends nothing loses its wants to another after five.
+    let message = encode(&Outgoing { blocks: vec![(root, data)], ..Outgoing::default() }, Protocol::V1_2);
+    let mut stream = slow.open(asker).await;
+    let mut pace = tokio::time::interval(Duration::from_millis(200));
+    for part in message.chunks(message.len().div_ceil(40)) {
+        pace.tick().await;
+        wire::write_bytes(&mut stream, part).await.unwrap();
+    }
+    api.wait_pinned(&pin, 10).await;
+    assert!(other.asked().is_empty(), "{:?}", other.asked());
 }
 
 #[tokio::test]

@@ -222,6 +222,14 @@ impl Node {
         self.pump();
     }
 
+    /// A part of a message came.
+    pub fn part(&mut self, link: usize) {
+        let Some(from) = self.numbers.get(&link).copied() else { return };
+        for session in self.wants.sessions_asking(from) {
+            self.tell(session, SessionEvent::Part(from));
+        }
+    }
+
     /// A message came.
     pub fn received(&mut self, link: usize, message: Incoming, honest: bool) {
         let Some(from) = self.numbers.get(&link).copied() else { return };

@@ -43,6 +43,12 @@ enum Event {
         way: usize,
         bytes: Option<Bytes>,
     },
+    /// A part of a message that is being written arrives.
+    Part {
+        link: usize,
+        epoch: u32,
+        way: usize,
+    },
     /// A message arrives at the other end.
     Arrives {
         link: usize,
@@ -325,6 +331,7 @@ impl<'a> World<'a> {
                 }
             }
             Event::Written { link, epoch, way, bytes } => self.written(link, epoch, way, bytes),
+            Event::Part { link, epoch, way } => self.part(link, epoch, way),
             Event::Arrives { link, epoch, way, bytes } => self.arrives(link, epoch, way, bytes),
             Event::Lies { link, epoch, way, payload } => {
                 if self.links[link].up && self.links[link].epoch == epoch {

@@ -23,7 +23,10 @@ const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How many times as long as expected, and how much longer, an answer may take when another peer could be asked.
 const PATIENCE: u32 = 3;
 pub(super) const PATIENCE_MIN: Duration = Duration::from_secs(2);
-const PATIENCE_MAX: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(30);
+
+/// For how long after a part of something came from a peer it is taken to be sending still.
+pub(super) const SENDING_MAX: Duration = Duration::from_secs(2);
 
 impl Session {
     /// Looks for answers that are overdue, and for denials that have run out; to be called several times a second.
@@ -102,7 +105,9 @@ impl Session {
         } else {
             AGAIN_MIN * doubled
         };
-        waited >= patience
+        // What comes slowly comes all the same, and from another peer it would come twice. But not for as long as it likes.
+        let is_sending = peer.sending_at.is_some_and(|at| now.saturating_duration_since(at) < SENDING_MAX);
+        waited >= if is_sending { PATIENCE_MAX } else { patience }
     }
 
     fn expire_denials(&mut self, now: Instant) {

@@ -26,6 +26,10 @@ const WINDOW_ROUND_TRIPS: u32 = 2;
 /// How long a peer can go on, over the round trips, when we are held up, or when its disk or its link is for a moment.
 const WINDOW_RESERVE: Duration = Duration::from_millis(100);
 
+/// What a peer has read and will send whatever it is told, in bytes: that is how much boxo has on its way to a peer, and pinnace
+/// about the same.
+const READ_AHEAD_BYTES: u64 = 1024 * 1024;
+
 /// The rate that a peer is taken to have before it delivered, in bytes per second.
 const RATE_GUESS: f64 = 20e6;
 
@@ -139,10 +143,12 @@ impl Pace {
         if waited < expected { expected - waited } else { waited }
     }
 
-    /// Whether the peer will have begun to send a block before it can be told not to.
+    /// Whether the peer will have begun to send a block before it can be told not to. It has read some blocks ahead, and sends those as well. One
+    /// that hasn't sent anything yet may never send anything.
     pub(super) fn has_begun(&self, mark: Mark) -> bool {
         let ahead = (mark.delivered + mark.ahead).saturating_sub(self.delivered);
-        ahead <= whole(self.rate() * self.round_trip().as_secs_f64())
+        let read_ahead = if self.is_known() { READ_AHEAD_BYTES } else { 0 };
+        ahead <= whole(self.rate() * self.round_trip().as_secs_f64()) + read_ahead
     }
 }
 

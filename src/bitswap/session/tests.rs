@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::late::{AGAIN_MIN, PATIENCE_MIN, QUIET_MAX, SILENCE_MAX};
+use super::late::{AGAIN_MIN, PATIENCE_MAX, PATIENCE_MIN, QUIET_MAX, SENDING_MAX, SILENCE_MAX};
 use super::*;
 use crate::model::Block;
 use bytes::Bytes;
@@ -85,6 +85,56 @@ fn a_silent_peer_loses_its_wants_to_another_or_is_asked_again() {
     let actions = session.poll(latest, usize::MAX);
     assert_eq!(asks(&actions, OTHER, WantKind::Block), [cid(1)]);
     assert!(actions.contains(&Action::Withdraw { peer: ORIGIN, cid: cid(1) }));
+}
+
+#[test]
+fn a_peer_that_is_sending_is_waited_for_but_not_for_ever() {
+    for sends_until in [Duration::ZERO, SILENCE_MAX, 2 * PATIENCE_MAX] {
+        let (mut session, start) = (Session::new(), Instant::now());
+        session.peer_connected(ORIGIN, true, start);
+        session.want(cid(1));
+        session.poll(start, usize::MAX);
+        session.peer_connected(OTHER, true, start);
+        let mut waited = Duration::ZERO;
+        loop {
+            waited += SENDING_MAX / 4;
+            if waited <= sends_until {
+                session.handle_part(ORIGIN, start + waited);
+            }
+            session.handle_timeout(start + waited);
+            if asks(&session.poll(start + waited, usize::MAX), OTHER, WantKind::Block) == [cid(1)] {
+                break;
+            }
+        }
+        assert_eq!(waited >= SILENCE_MAX, sends_until >= SILENCE_MAX, "{waited:?} {sends_until:?}");
+        assert!(waited <= (sends_until + SENDING_MAX).clamp(SILENCE_MAX, PATIENCE_MAX), "{waited:?} {sends_until:?}");
+    }
+}
+
+#[test]
+fn what_a_slow_peer_has_read_is_not_taken_over() {
+    const BLOCK: u64 = 256 * 1024;
+    let (mut session, start) = (Session::new(), Instant::now());
+    session.peer_connected(ORIGIN, true, start);
+    for number in 0..9 {
+        session.want(cid(number));
+    }
+    assert_eq!(asks(&session.poll(start, usize::MAX), ORIGIN, WantKind::Block).len(), 9);
+    let now = start + Duration::from_secs(1);
+    session.handle_block(ORIGIN, &cid(0), BLOCK, now);
+    session.peer_connected(OTHER, true, now);
+    // Who is new gets one block to show what it can, the last of those that the first would take eight seconds for.
+    let actions = session.poll(now, usize::MAX);
+    assert_eq!(asks(&actions, OTHER, WantKind::Block), [cid(8)]);
+    assert!(actions.contains(&Action::Withdraw { peer: ORIGIN, cid: cid(8) }));
+    let now = now + Duration::from_millis(10);
+    session.handle_block(OTHER, &cid(8), BLOCK, now);
+    let actions = session.poll(now, usize::MAX);
+    let taken: BTreeSet<Cid> = asks(&actions, OTHER, WantKind::Block).into_iter().collect();
+    let withdrawn = (0..9).filter(|number| actions.contains(&Action::Withdraw { peer: ORIGIN, cid: cid(*number) }));
+    // The slow one has read a megabyte, and sends a block more before it can be told. One block of all these may come twice.
+    assert_eq!(withdrawn.collect::<Vec<_>>(), [7]);
+    assert_eq!(taken, [6, 7].map(cid).into_iter().collect());
 }
 
 #[test]

@@ -16,6 +16,9 @@ use crate::scenario::LinkPlan;
 /// What a peer's buffers take though it doesn't read.
 const UNREAD_BYTES_MAX: usize = 64 * 1024;
 
+/// How often a reader is told that a part of a message came, as by `net::handler`.
+const PART_PERIOD: Duration = Duration::from_millis(500);
+
 /// Writes in a row that fail before a peer counts as one that doesn't speak Bitswap.
 const WRITE_FAILURES_MAX: u32 = 3;
 
@@ -150,6 +153,12 @@ impl World<'_> {
             self.at(start + OUTBOUND_STALL_MAX, Event::Written { link: index, epoch, way, bytes: None });
             return;
         }
+        // What takes long is seen to come by who reads it.
+        let mut seen = PART_PERIOD;
+        while seen < lasts {
+            self.at(start + seen + self.links[index].plan.latency, Event::Part { link: index, epoch, way });
+            seen += PART_PERIOD;
+        }
         let length = framed.len();
         let body = length_of_frame(length);
         let bytes = Some(Bytes::from(framed).slice(body..));
@@ -188,6 +197,19 @@ impl World<'_> {
             self.carry_out(writer);
         }
         self.write(index, way);
+    }
+
+    /// A part of a message is there.
+    pub(super) fn part(&mut self, index: usize, epoch: u32, way: usize) {
+        let link = &self.links[index];
+        if !link.up || link.epoch != epoch || link.paused_until > self.now {
+            return;
+        }
+        let reader = link.plan.ends[1 - way];
+        if let Actor::Honest(node) = &mut self.seats[reader].actor {
+            node.part(index);
+            self.carry_out(reader);
+        }
     }
 
     pub(super) fn arrives(&mut self, index: usize, epoch: u32, way: usize, bytes: Bytes) {
