@@ -157,8 +157,7 @@ struct Reader {
 /// A message of which a part came.
 struct Unfinished {
     length: usize,
-    /// How much of it had come when that was last said, or it began, and when that was.
-    told: usize,
+    /// When it was last said that a part came, or when it began.
     told_at: Instant,
 }
 
@@ -187,23 +186,22 @@ async fn read(mut reader: Reader) -> Read {
 }
 
 async fn read_message(reader: &mut Reader) -> io::Result<Came> {
-    let unfinished = match reader.unfinished.take() {
+    let Unfinished { length, told_at } = match reader.unfinished.take() {
         Some(unfinished) => unfinished,
         None => match read_length(reader).await? {
-            Some(length) => Unfinished { length, told: 0, told_at: Instant::now() },
+            Some(length) => Unfinished { length, told_at: Instant::now() },
             None => return Ok(Came::End),
         },
     };
-    let length = unfinished.length;
     while reader.filled < length {
-        if unfinished.told_at.elapsed() >= PART_PERIOD && reader.filled > unfinished.told {
-            reader.unfinished = Some(Unfinished { length, told: reader.filled, told_at: Instant::now() });
-            return Ok(Came::Part);
-        }
         // What is announced is not believed before a good part of it came.
         let room = if reader.filled < READ_BYTES { length.min(READ_BYTES) } else { length };
         if fill(reader, room, true).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if reader.filled < length && told_at.elapsed() >= PART_PERIOD {
+            reader.unfinished = Some(Unfinished { length, told_at: Instant::now() });
+            return Ok(Came::Part);
         }
     }
     let message: Bytes = reader.buffer.split_to(length).freeze();

@@ -161,10 +161,7 @@ impl BlockFile {
         &self,
         job: impl FnOnce(&ReadTransaction) -> Result<T, BlocksError>,
     ) -> Result<T, BlocksError> {
-        self.with(|database| {
-            let _reading = Reading::begin();
-            job(&database.begin_read()?)
-        })
+        self.with_newest(|newest| job(&newest.begin_read()?))
     }
 
     /// A transaction that reads the state of this moment, and where the blocks of `keys` are in it.
