@@ -65,3 +65,36 @@ pub async fn keep(
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::Block;
+    use crate::model::cids::codec;
+    use crate::store::blocks::BlockStore;
+    use crate::store::records::Records;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn garbage_is_collected_again_and_again_without_anyone_asking() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = BlockStore::open(&directory.path().join("blocks.redb"), 1 << 20, 1 << 20).unwrap();
+        let records = Arc::new(Records::open(&directory.path().join("records.redb"), 1 << 20).unwrap());
+        let collector = GarbageCollector::new(store.collector(|_, _| Vec::new()), records);
+        let interval = Duration::from_millis(10);
+        let keeping = tokio::spawn(keep(Arc::clone(&collector), store.reader(), interval, || 0));
+        for text in ["first", "second"] {
+            let block = Block::new_sha256(codec::RAW, Bytes::from_static(text.as_bytes())).unwrap();
+            store.writer().put(vec![block.clone()]).await.unwrap();
+            let gone = async {
+                while store.reader().has(block.cid()).unwrap() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), gone).await.expect("nobody needs the block");
+        }
+        keeping.abort();
+        collector.stop().await;
+    }
+}
