@@ -24,7 +24,7 @@ pub const CID_BYTES_MAX: usize = 168;
 /// 16 KiB or more in it, and each of them is open for a round trip: as many as we have wants.
 pub const INBOUND_STREAMS_PER_CONNECTION_MAX: usize = 1024;
 
-/// Inbound Bitswap streams that all connections together may have open; each costs two or three kilobytes.
+/// Inbound Bitswap streams that all connections together may have open; each costs six or seven kilobytes.
 pub const INBOUND_STREAMS_MAX: usize = 16 * 1024;
 
 /// Bytes of unfinished messages that one connection may make us hold.

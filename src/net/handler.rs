@@ -12,7 +12,6 @@ use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
 use futures::future::{self, BoxFuture};
 use futures::stream::FuturesUnordered;
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
@@ -21,6 +20,7 @@ use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedI
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
 use libp2p::{Stream, StreamProtocol};
 
+use super::buffers::Buffer;
 use super::quota::{Quota, Share};
 use crate::bitswap::wire::{self, Incoming, Outgoing, Protocol};
 use crate::model::limits::{
@@ -142,11 +142,13 @@ impl OutboundUpgrade<Stream> for Upgrade {
     }
 }
 
-/// An inbound stream. `buffer[..filled]` came from the peer, the rest is room.
+/// An inbound stream.
 struct Reader {
     stream: Stream,
     bytes: Share,
-    buffer: BytesMut,
+    /// What came and isn't taken yet is `head[taken..filled]`. There is no room while the stream has never been read.
+    head: Vec<u8>,
+    taken: usize,
     filled: usize,
     /// The message that is being read, once it has said its length.
     unfinished: Option<Unfinished>,
@@ -154,9 +156,22 @@ struct Reader {
     _place: Share,
 }
 
-/// A message of which a part came.
+impl Reader {
+    fn new(stream: Stream, bytes: Share, place: Share) -> Self {
+        Self { stream, bytes, head: Vec::new(), taken: 0, filled: 0, unfinished: None, _place: place }
+    }
+
+    /// What came and isn't taken yet.
+    fn rest(&self) -> &[u8] {
+        &self.head[self.taken..self.filled]
+    }
+}
+
+/// A message of which a part came: `body[..filled]`.
 struct Unfinished {
     length: usize,
+    body: Buffer,
+    filled: usize,
     /// When it was last said that a part came, or when it began.
     told_at: Instant,
 }
@@ -186,42 +201,59 @@ async fn read(mut reader: Reader) -> Read {
 }
 
 async fn read_message(reader: &mut Reader) -> io::Result<Came> {
-    let Unfinished { length, told_at } = match reader.unfinished.take() {
+    let mut message = match reader.unfinished.take() {
         Some(unfinished) => unfinished,
         None => match read_length(reader).await? {
-            Some(length) => Unfinished { length, told_at: Instant::now() },
+            Some(length) => begin(reader, length)?,
             None => return Ok(Came::End),
         },
     };
-    while reader.filled < length {
-        // What is announced is not believed before a good part of it came.
-        let room = if reader.filled < READ_BYTES { length.min(READ_BYTES) } else { length };
-        if fill(reader, room, true).await? == 0 {
+    while message.filled < message.length {
+        if message.filled == message.body.len() {
+            let before = std::mem::replace(&mut message.body, room(&mut reader.bytes, message.length, message.filled)?);
+            message.body[..message.filled].copy_from_slice(&before);
+        }
+        // What comes behind the message isn't read with it.
+        let end = message.length.min(message.body.len());
+        let count = read_some(&mut reader.stream, &mut message.body[message.filled..end]).await?;
+        if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if reader.filled < length && told_at.elapsed() >= PART_PERIOD {
-            reader.unfinished = Some(Unfinished { length, told_at: Instant::now() });
+        message.filled += count;
+        if message.filled < message.length && message.told_at.elapsed() >= PART_PERIOD {
+            reader.unfinished = Some(Unfinished { told_at: Instant::now(), ..message });
             return Ok(Came::Part);
         }
     }
-    let message: Bytes = reader.buffer.split_to(length).freeze();
-    reader.filled -= length;
-    if length > FIRST_READ_BYTES {
-        // A view of the message's memory would keep all of it for as long as the stream rests.
-        reader.buffer = BytesMut::from(&reader.buffer[..reader.filled]);
-    }
-    let decoded = wire::decode(message);
+    let decoded = wire::decode(message.body.into_bytes(message.length));
     decoded.map(Came::Message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+/// A message of this length, with what came of it already.
+fn begin(reader: &mut Reader, length: usize) -> io::Result<Unfinished> {
+    let filled = length.min(reader.rest().len());
+    // What is announced is not believed before a good part of it came.
+    let first = length.min(READ_BYTES);
+    let mut body = if filled == length { Buffer::new(length) } else { room(&mut reader.bytes, first, 0)? };
+    body[..filled].copy_from_slice(&reader.rest()[..filled]);
+    reader.taken += filled;
+    Ok(Unfinished { length, body, filled, told_at: Instant::now() })
+}
+
+/// Room for so many bytes of a message, in the place of room for `before` bytes.
+fn room(share: &mut Share, bytes: usize, before: usize) -> io::Result<Buffer> {
+    if !share.grow(Buffer::length_for(bytes) - before) {
+        return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many unfinished messages at once"));
+    }
+    Ok(Buffer::new(bytes))
 }
 
 /// Reads how long the next message is; `None` is the orderly end of the stream.
 async fn read_length(reader: &mut Reader) -> io::Result<Option<usize>> {
     loop {
-        match unsigned_varint::decode::usize(&reader.buffer[..reader.filled]) {
+        match unsigned_varint::decode::usize(reader.rest()) {
             Ok((length, rest)) => {
-                let used = reader.filled - rest.len();
-                let _ = reader.buffer.split_to(used);
-                reader.filled -= used;
+                reader.taken = reader.filled - rest.len();
                 if length > MESSAGE_BYTES_MAX {
                     let text = format!("a message of {length} bytes is over the limit of {MESSAGE_BYTES_MAX}");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -229,37 +261,29 @@ async fn read_length(reader: &mut Reader) -> io::Result<Option<usize>> {
                 return Ok(Some(length));
             }
             Err(unsigned_varint::decode::Error::Insufficient) => {
+                let first = reader.rest().is_empty();
+                // The room of streams that rest is bounded by their number.
+                reader.head.resize(FIRST_READ_BYTES, 0);
+                reader.head.copy_within(reader.taken..reader.filled, 0);
+                reader.filled -= std::mem::take(&mut reader.taken);
+                let room = &mut reader.head[reader.filled..];
                 // A stream may rest between messages as long as it likes; it costs nothing.
-                let first = reader.filled == 0;
-                if fill(reader, FIRST_READ_BYTES, !first).await? == 0 {
+                let count =
+                    if first { reader.stream.read(room).await? } else { read_some(&mut reader.stream, room).await? };
+                if count == 0 {
                     return if first { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
                 }
+                reader.filled += count;
             }
             Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
         }
     }
 }
 
-/// Reads some bytes more, with room for `room` bytes in all when the present room is used up.
-async fn fill(reader: &mut Reader, room: usize, in_message: bool) -> io::Result<usize> {
-    if reader.buffer.len() == reader.filled {
-        let room = room.max(reader.filled + 1);
-        // The room of streams that rest is bounded by their number.
-        if in_message {
-            let text = "too many unfinished messages at once";
-            let room_left = reader.bytes.grow(room - reader.filled);
-            room_left.then_some(()).ok_or_else(|| io::Error::new(io::ErrorKind::QuotaExceeded, text))?;
-        }
-        reader.buffer.resize(room, 0);
-    }
-    let read = reader.stream.read(&mut reader.buffer[reader.filled..]);
-    let count = if in_message {
-        tokio::time::timeout(INBOUND_STALL_MAX, read).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
-    } else {
-        read.await?
-    };
-    reader.filled += count;
-    Ok(count)
+/// Reads some bytes of a message, which mustn't stand still for long.
+async fn read_some(stream: &mut Stream, room: &mut [u8]) -> io::Result<usize> {
+    let read = tokio::time::timeout(INBOUND_STALL_MAX, stream.read(room)).await;
+    read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 async fn in_time(writing: impl Future<Output = io::Result<()>>) -> io::Result<()> {
@@ -465,9 +489,7 @@ impl ConnectionHandler for Handler {
                     self.events.push_back(FromHandler::Supported);
                 }
                 let bytes = INBOUND_BYTES.share(&self.inbound_bytes);
-                let reader =
-                    Reader { stream, bytes, buffer: BytesMut::new(), filled: 0, unfinished: None, _place: place };
-                self.inbound.push(read(reader).boxed());
+                self.inbound.push(read(Reader::new(stream, bytes, place)).boxed());
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: (mut stream, version),

@@ -14,6 +14,7 @@ pub mod reachability;
 pub mod websocket;
 
 mod behaviour;
+mod buffers;
 mod corked;
 mod crowding;
 mod dht;
@@ -26,6 +27,7 @@ mod port_mapping;
 mod problem;
 mod quota;
 mod relays;
+mod repolled;
 mod security;
 mod serve;
 mod session;

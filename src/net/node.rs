@@ -37,10 +37,11 @@ use super::pings::Pings;
 use super::port_mapping::PortMapping;
 use super::problem::{dial_problem, innermost};
 use super::profile::{self, Profile};
+use super::repolled::Repolled;
 use super::serve;
 use super::session::SessionEvent;
 use super::websocket::{GUESTS_QUEUED_MAX, Guest, Trust};
-use super::{DhtChoice, Options, address, dht, listening, transport};
+use super::{DhtChoice, Options, address, buffers, dht, listening, transport};
 use crate::bitswap::PeerNumber;
 use crate::bitswap::serve::{Answer, ReadJob, ReadResult, Server};
 use crate::bitswap::session::Action;
@@ -202,7 +203,7 @@ impl Node {
         for event in early {
             event_loop.handle_bitswap(event);
         }
-        let task = tokio::spawn(event_loop.run(command_receiver, read_results));
+        let task = tokio::spawn(Repolled::new(Box::pin(event_loop.run(command_receiver, read_results))));
         Ok(Self { handle: NodeHandle { commands, shared }, events: event_receiver, task })
     }
 }
@@ -255,7 +256,7 @@ fn build_swarm(
         direct: dcutr::Behaviour::new(keypair.public().to_peer_id()),
         ports: maps_ports.then(PortMapping::default).into(),
     };
-    let config = swarm::Config::with_tokio_executor()
+    let config = swarm::Config::with_executor(|task| drop(tokio::spawn(Repolled::new(task))))
         .with_idle_connection_timeout(IDLE_MAX)
         // QUIC first, TCP a quarter of a second later, as Kubo does: dialling all addresses at once costs a handshake for each, of
         // which all but one are for nothing.
@@ -773,6 +774,7 @@ impl EventLoop {
         self.keep_peering();
         self.keep_reached();
         self.end_unneeded();
+        buffers::rest();
         for number in std::mem::take(&mut self.idle) {
             let Some(peer) = self.peers.get(&number).copied() else { continue };
             if !self.is_needed(number, &peer) {
