@@ -8,6 +8,7 @@ pub mod limits;
 pub mod pin;
 pub mod protobuf;
 pub mod query;
+pub mod spare;
 pub mod sub_dag;
 pub mod time;
 pub mod traffic;

@@ -20,7 +20,7 @@ use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedI
 use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol};
 use libp2p::{Stream, StreamProtocol};
 
-use super::buffers::Buffer;
+use super::buffers::{Buffer, USUAL_BYTES};
 use super::quota::{Quota, Share};
 use crate::bitswap::wire::{self, Incoming, Outgoing, Protocol};
 use crate::model::limits::{
@@ -43,9 +43,6 @@ const NEGOTIATION_MAX: Duration = Duration::from_secs(20);
 
 /// The room that is made for the beginning of a message.
 const FIRST_READ_BYTES: usize = 4 * 1024;
-
-/// The room that is made for the rest of a message at first: a block of 256 KiB, as most are, fits.
-const READ_BYTES: usize = 264 * 1024;
 
 /// How often it is said that a part of a message came, while the rest hasn't.
 const PART_PERIOD: Duration = Duration::from_millis(500);
@@ -233,7 +230,7 @@ async fn read_message(reader: &mut Reader) -> io::Result<Came> {
 fn begin(reader: &mut Reader, length: usize) -> io::Result<Unfinished> {
     let filled = length.min(reader.rest().len());
     // What is announced is not believed before a good part of it came.
-    let first = length.min(READ_BYTES);
+    let first = length.min(USUAL_BYTES);
     let mut body = if filled == length { Buffer::new(length) } else { room(&mut reader.bytes, first, 0)? };
     body[..filled].copy_from_slice(&reader.rest()[..filled]);
     reader.taken += filled;

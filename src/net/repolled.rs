@@ -105,7 +105,8 @@ mod tests {
         }
     }
 
-    /// A task that wakes itself so often before it is done, or rests when that is `None`, with whom it told and its waker.
+    /// Polls a task that wakes itself so often before it is done: the outcome, how often it was polled itself, and how often the
+    /// runtime was told.
     fn poll_once(wakes_itself: usize) -> (Poll<()>, usize, usize) {
         let told = Arc::<Told>::default();
         let mut polls = 0;

@@ -4,9 +4,9 @@
 //! again and again while blocks come in, and given back by [`rest`] when they don't.
 
 use std::ops::Deref;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::HELD_BYTES_MAX;
+use crate::model::spare::Spare;
 use crate::store::blocks::SEGMENT_BYTES;
 
 /// Where aligned memory begins, and what its length is a multiple of, in bytes: enough for any disk.
@@ -15,19 +15,12 @@ pub(super) const ALIGNMENT: usize = 4096;
 /// A segment with what redb adds to it, in bytes.
 const SEGMENT_PAGE_BYTES: usize = SEGMENT_BYTES.next_multiple_of(ALIGNMENT);
 
-/// Pieces that are kept: those of a commit that flies, and of the next.
-const SPARE_MAX: usize = 2 * HELD_BYTES_MAX / SEGMENT_PAGE_BYTES;
-
-/// Pieces that nobody uses now.
-static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
-
-fn spare() -> MutexGuard<'static, Vec<Vec<u8>>> {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// What nobody uses now: at most the pieces of a commit that flies, and of the next.
+static SPARE: Spare = Spare::new(SEGMENT_PAGE_BYTES + ALIGNMENT, 2 * HELD_BYTES_MAX / SEGMENT_PAGE_BYTES);
 
 /// Gives back what nobody uses.
 pub(in crate::store) fn rest() {
-    drop(std::mem::take(&mut *spare()));
+    SPARE.empty();
 }
 
 /// The bytes of a page.
@@ -75,8 +68,7 @@ pub(super) struct Aligned {
 
 impl Aligned {
     fn new(data: &[u8]) -> Self {
-        let taken = spare().pop();
-        let mut memory = taken.unwrap_or_else(|| vec![0; SEGMENT_PAGE_BYTES + ALIGNMENT]);
+        let mut memory = SPARE.take();
         let start = memory.as_ptr().align_offset(ALIGNMENT);
         memory[start..start + SEGMENT_PAGE_BYTES].copy_from_slice(data);
         Self { memory, start }
@@ -85,10 +77,7 @@ impl Aligned {
 
 impl Drop for Aligned {
     fn drop(&mut self) {
-        let mut spare = spare();
-        if spare.len() < SPARE_MAX {
-            spare.push(std::mem::take(&mut self.memory));
-        }
+        SPARE.give_back(std::mem::take(&mut self.memory));
     }
 }
 
