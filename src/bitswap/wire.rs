@@ -14,6 +14,10 @@ use crate::model::{Block, block::IDENTITY_HASH, cids};
 /// Blocks in one message: 4 MiB of blocks of 128 bytes.
 const BLOCKS_PER_MESSAGE_MAX: usize = 32 * 1024;
 
+/// Blocks from this length on, in bytes, have a message of their own, as boxo sends them: who reads it needn't copy the block out of it, and
+/// hashes it while the next one comes.
+const ALONE_BYTES_MIN: usize = 64 * 1024;
+
 /// The data of a block from which on it is a piece of its own: copying less is cheaper than a frame for it.
 const DATA_PIECE_BYTES_MIN: usize = 16 * 1024;
 
@@ -83,6 +87,16 @@ pub struct Outgoing {
     pub presences: Vec<(Cid, Presence)>,
     /// Blocks, each under the CID that was asked for.
     pub blocks: Vec<(Cid, Bytes)>,
+}
+
+impl Outgoing {
+    /// What it is sent as: each large block in a message of its own, behind all else.
+    pub fn into_messages(mut self) -> Vec<Self> {
+        let large: Vec<_> = self.blocks.extract_if(.., |(_, data)| data.len() >= ALONE_BYTES_MIN).collect();
+        let is_empty = self == Self::default();
+        let alone = large.into_iter().map(|block| Self { blocks: vec![block], ..Self::default() });
+        (!is_empty).then_some(self).into_iter().chain(alone).collect()
+    }
 }
 
 /// A message that came, its blocks already hashed.
@@ -441,6 +455,29 @@ mod tests {
                 assert!(bare || block.cid() == cid);
             }
         }
+    }
+
+    #[test]
+    fn large_blocks_travel_alone_behind_all_else() {
+        let parts = |length: usize, byte| Block::new_sha256(0x55, vec![byte; length].into()).unwrap().into_parts();
+        let (first, small, last) =
+            (parts(ALONE_BYTES_MIN, 1), parts(ALONE_BYTES_MIN - 1, 2), parts(2 * ALONE_BYTES_MIN, 3));
+        let presences = vec![(small.0, Presence::Have)];
+        let blocks = vec![first.clone(), small.clone(), last.clone()];
+        let alone = |block: &(Cid, Bytes)| Outgoing { blocks: vec![block.clone()], ..Outgoing::default() };
+        let messages = Outgoing { presences: presences.clone(), blocks, ..Outgoing::default() }.into_messages();
+        let rest = Outgoing { presences, ..alone(&small) };
+        assert_eq!(messages, [rest, alone(&first), alone(&last)]);
+        assert_eq!(alone(&first).into_messages(), [alone(&first)]);
+        let full = Outgoing { full: true, ..Outgoing::default() };
+        assert_eq!(full.clone().into_messages(), [full], "a wantlist that is empty says something");
+
+        let framed = Bytes::from(encode(&alone(&last), Protocol::V1_2));
+        let mut fields = Fields { data: framed.clone() };
+        fields.varint().unwrap();
+        let decoded = decode(fields.data).unwrap();
+        let end = framed.as_ptr_range().end;
+        assert_eq!(decoded.blocks[0].data().as_ptr_range().end, end, "a view of the message, not a copy");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! boxo opens a new stream for every message, so many inbound streams are normal; pinnace keeps one outbound stream,
 //! whose window grows with use, and opens another only when it fails. Blocks are hashed here, on the task of the
-//! connection, so that one peer's blocks don't hold up the event loop.
+//! connection or apart from it, so that one peer's blocks don't hold up the event loop.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -43,6 +43,10 @@ const NEGOTIATION_MAX: Duration = Duration::from_secs(20);
 
 /// The room that is made for the beginning of a message.
 const FIRST_READ_BYTES: usize = 4 * 1024;
+
+/// Messages from this length on, in bytes, are decoded and hashed on another thread: each megabyte takes half a millisecond or more, in which the
+/// connection would read nothing, and who sends the next message waits for room. For shorter ones the way there and back costs as much.
+const HASHED_APART_BYTES_MIN: usize = 512 * 1024;
 
 /// How often it is said that a part of a message came, while the rest hasn't.
 const PART_PERIOD: Duration = Duration::from_millis(500);
@@ -222,7 +226,18 @@ async fn read_message(reader: &mut Reader) -> io::Result<Came> {
             return Ok(Came::Part);
         }
     }
-    let decoded = wire::decode(message.body.into_bytes(message.length));
+    let bytes = message.body.into_bytes(message.length);
+    let decoded = if message.length < HASHED_APART_BYTES_MIN {
+        wire::decode(bytes)
+    } else {
+        // It counts until it is done, also when the connection ends before.
+        let counted = reader.bytes.take();
+        let decode = move || {
+            let _counted = counted;
+            wire::decode(bytes)
+        };
+        tokio::task::spawn_blocking(decode).await.map_err(io::Error::other)?
+    };
     decoded.map(Came::Message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
 
@@ -288,10 +303,12 @@ async fn in_time(writing: impl Future<Output = io::Result<()>>) -> io::Result<()
 }
 
 async fn write(mut stream: Stream, protocol: Protocol, message: Outgoing) -> io::Result<(Stream, Protocol)> {
-    let pieces = wire::encode_pieces(&message, protocol);
-    drop(message);
-    for part in pieces.iter().flat_map(|piece| piece.chunks(OUTBOUND_PART_BYTES)) {
-        in_time(stream.write_all(part)).await?;
+    for message in message.into_messages() {
+        let pieces = wire::encode_pieces(&message, protocol);
+        drop(message);
+        for part in pieces.iter().flat_map(|piece| piece.chunks(OUTBOUND_PART_BYTES)) {
+            in_time(stream.write_all(part)).await?;
+        }
     }
     in_time(stream.flush()).await?;
     Ok((stream, protocol))

@@ -41,6 +41,11 @@ impl Share {
         connection <= self.quota.connection_max && connection <= self.quota.process_max.saturating_sub(process)
     }
 
+    /// Hands over what is held, to be given back by somebody else.
+    pub(super) fn take(&mut self) -> Self {
+        Self { quota: self.quota, connection: Arc::clone(&self.connection), held: std::mem::take(&mut self.held) }
+    }
+
     /// Gives everything back.
     pub(super) fn release(&mut self) {
         self.connection.fetch_sub(self.held, Ordering::Relaxed);
@@ -71,7 +76,12 @@ mod tests {
         }
         let mut modest = QUOTA.share(&connections[3]);
         assert!(modest.grow(5));
-        drop((hoards, modest));
+        drop(hoards);
+        let taken = modest.take();
+        drop(modest);
+        assert_eq!(QUOTA.process.load(Ordering::Relaxed), 5, "somebody else holds it now");
+        drop(taken);
         assert_eq!(QUOTA.process.load(Ordering::Relaxed), 0);
+        assert!(connections.iter().all(|connection| connection.load(Ordering::Relaxed) == 0));
     }
 }
