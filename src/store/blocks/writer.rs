@@ -228,8 +228,12 @@ impl Committer {
 
     fn commit(&mut self, group: Group) {
         let result = group.write(&self.file);
-        // It has landed, or will never: a commit waits for the one before it.
-        self.land();
+        if result.is_ok() {
+            // Its entries show. This commit may fly by now, and is not waited for.
+            self.answer_flying(Ok(()));
+        } else {
+            self.land();
+        }
         match result {
             Ok(Some(flight)) => {
                 self.flights += 1;
@@ -248,10 +252,18 @@ impl Committer {
 
     /// Waits for the commit that flies, if there is one, and answers its jobs.
     fn land(&mut self) {
+        if self.flying.is_some() {
+            let shown = self.file.land();
+            self.answer_flying(shown);
+        }
+    }
+
+    /// Answers the jobs of the commit that flew, if there is one; `shown` says whether its entries show.
+    fn answer_flying(&mut self, shown: Result<(), BlocksError>) {
         if let Some(Flying { group, flight, .. }) = self.flying.take() {
             // A file that failed was perhaps opened again already, and then nothing flies in it.
             let landed = flight.wait().map_err(|error| BlocksError::from(redb::Error::Io(error)));
-            group.answer(&self.file.land().and(landed));
+            group.answer(&shown.and(landed));
         }
     }
 }

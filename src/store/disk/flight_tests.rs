@@ -196,16 +196,16 @@ fn flights_and_other_commits_follow_each_other() {
     }
 }
 
-#[tokio::test]
-async fn blocks_are_found_when_they_are_durable_and_stored_once() {
-    const BLOCK_BYTES: usize = 128 * 1024;
-    let (file, journal) = (Memory::default(), Memory::default());
-    let opened = (file.clone(), journal.clone());
-    let store = BlockStore::open_backend(Box::new(move || Ok(open(&opened.0, &opened.1)))).unwrap();
-    let block = |number: u64| {
-        let data = number.to_le_bytes().repeat(BLOCK_BYTES / 8);
-        Block::new_sha256(codec::RAW, data.into()).unwrap()
-    };
+const BLOCK_BYTES: usize = 128 * 1024;
+
+fn block(number: u64) -> Block {
+    Block::new_sha256(codec::RAW, number.to_le_bytes().repeat(BLOCK_BYTES / 8).into()).unwrap()
+}
+
+/// A store in which commits of eleven blocks fly at once, five at least.
+async fn store_with_room(file: &Memory) -> BlockStore {
+    let (opened, journal) = (file.clone(), Memory::default());
+    let store = BlockStore::open_backend(Box::new(move || Ok(open(&opened, &journal)))).unwrap();
     // Until the file has just grown, so that it has room for the rest.
     let mut length = 0;
     for number in (1000..).step_by(10) {
@@ -218,6 +218,34 @@ async fn blocks_are_found_when_they_are_durable_and_stored_once() {
     // Entries that are merged don't fly, and a commit waits if the journal isn't empty.
     store.settle().unwrap();
     store.writer().put((500..510).map(block).collect()).await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn a_put_is_answered_when_it_has_landed_whatever_flies_behind_it() {
+    let file = Memory::default();
+    let store = store_with_room(&file).await;
+    let submit =
+        async |numbers: std::ops::Range<u64>| store.writer().submit(numbers.map(block).collect()).await.unwrap();
+    file.close_gate();
+    let first = submit(0..20).await;
+    file.wait_at_gate();
+    let second = submit(20..40).await;
+    // The pages of the first, and its header.
+    file.let_through(2);
+    let answer = tokio::time::timeout(Duration::from_secs(60), first.committed()).await;
+    let held = [0, 20].map(|number| store.reader().has(block(number).cid()).unwrap());
+    file.open_gate();
+    answer.expect("it has landed").unwrap();
+    assert_eq!(held, [true, false]);
+    second.committed().await.unwrap();
+    assert!(store.reader().has(block(20).cid()).unwrap());
+}
+
+#[tokio::test]
+async fn blocks_are_found_when_they_are_durable_and_stored_once() {
+    let file = Memory::default();
+    let store = store_with_room(&file).await;
     let stored = store.reader().stats().unwrap();
     file.close_gate();
     // Each job is large enough to fly, and begins with the block that ends the one before it.

@@ -33,6 +33,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Gate {
     is_closed: bool,
+    /// How many may pass although it is closed.
+    passes: usize,
     waiting: usize,
 }
 
@@ -59,6 +61,12 @@ impl Memory {
         self.0.gate_moved.notify_all();
     }
 
+    /// Lets so many through while it stays closed.
+    pub(super) fn let_through(&self, count: usize) {
+        self.0.gate.lock().unwrap().passes += count;
+        self.0.gate_moved.notify_all();
+    }
+
     /// Returns when somebody waits for the disk behind the gate.
     pub(super) fn wait_at_gate(&self) {
         let gate = self.0.gate.lock().unwrap();
@@ -70,8 +78,9 @@ impl Memory {
         if gate.is_closed {
             gate.waiting += 1;
             self.0.gate_moved.notify_all();
-            gate = self.0.gate_moved.wait_while(gate, |gate| gate.is_closed).unwrap();
+            gate = self.0.gate_moved.wait_while(gate, |gate| gate.is_closed && gate.passes == 0).unwrap();
             gate.waiting -= 1;
+            gate.passes = gate.passes.saturating_sub(1);
         }
     }
 
