@@ -3,8 +3,8 @@
 //! An idle thread commits a job at once. While it commits, jobs queue up, and all of them (up to [`COMMIT_BYTES_MAX`], more
 //! of small blocks) share the next commit. The queue is bounded in bytes: who submits more waits.
 //!
-//! A commit of large blocks may [fly](Flight): while the disk has it, the thread packs the next one, if there is enough for one. At most
-//! one flies, and its jobs are answered when it has landed.
+//! A commit of large blocks may [fly](Flight): while the disk has it, jobs queue up for the next one, which the thread packs as soon as it
+//! can't take more. At most one flies, and its jobs are answered when it has landed.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -32,9 +32,8 @@ const COMMIT_SMALL_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Blocks after which a commit takes no further job.
 const COMMIT_BLOCKS_MAX: usize = 65_536;
 
-/// Bytes of blocks from which on a commit may fly, and is packed while the one before it flies. A smaller one waits, so that what
-/// comes meanwhile shares its wait for the disk. A fetch at full speed hands over 4 MiB at a time.
-const AHEAD_BYTES_MIN: usize = COMMIT_BYTES_MAX / 8;
+/// Bytes of blocks from which on a commit may fly. A fetch at full speed hands over 4 MiB at a time.
+const FLIGHT_BYTES_MIN: usize = COMMIT_BYTES_MAX / 8;
 
 /// Up to this length, in bytes, a block costs a commit at least as much for its page of the index as for its data.
 const SMALL_BLOCK_BYTES: usize = 4096;
@@ -175,7 +174,8 @@ impl Committer {
                 let Ok(message) = self.messages.try_recv() else { break };
                 self.take(message, &mut group, &mut is_stopping);
             }
-            if self.flying.is_some() && !group.may_fly() {
+            // What isn't full yet waits, so that what comes meanwhile shares its wait for the disk.
+            if self.flying.is_some() && (group.has_room() || !group.may_fly()) {
                 if is_stopping {
                     self.land();
                 } else if let Ok(message) = self.messages.recv() {
@@ -290,7 +290,7 @@ impl Group {
 
     /// Whether it is worth a flight. Small blocks are better off together.
     fn may_fly(&self) -> bool {
-        self.bytes >= AHEAD_BYTES_MIN && !self.is_small()
+        self.bytes >= FLIGHT_BYTES_MIN && !self.is_small()
     }
 
     fn is_small(&self) -> bool {
